@@ -1,0 +1,31 @@
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test check bench clean
+
+# The main job on sample photos; says where to look.
+demo: .venv/installed
+	$(BIN)/restyle demo
+
+# All checks, then all tests.
+test: check
+	$(BIN)/pytest
+
+# Style, types, and that imports go one way: flows -> tasks -> pipeline.
+check: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# How fast restyle is here, and how much faster than the usual way.
+bench: .venv/installed
+	$(BIN)/restyle bench
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[demo,dev]'
+	touch $@
+
+clean:
+	rm -rf .venv demo
