@@ -1,0 +1,122 @@
+"""What a job is: one model for the command line, the TOML file, the Prefect form and job.json."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from pipeline.storage import absolute
+
+# What a result depends on. Everything else may change between two runs of one job.
+IDENTITY = {"style", "strength", "size", "format", "quality", "variants", "seed", "precision"}
+
+SECRET_OPTIONS = re.compile(r"secret|token|password|^key$", re.IGNORECASE)
+
+Workers = Literal["auto"] | Annotated[int, Field(ge=1)]
+
+
+class Settings(BaseModel):
+    """How to stylize, but not what."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    out: str = Field(description="Folder or URL for the results.")
+    style: str = Field(
+        description="wave: one style. wave,starry: one of these for each image. "
+        "wave:0.7+starry:0.3: a blend."
+    )
+    strength: float = Field(1.0, ge=0, le=1, description="0 gives the photo, 1 the full style.")
+    size: str = Field(
+        "native",
+        description="native, or 256, or 512x384 (width x height; scaled to cover, centre kept).",
+    )
+    format: Literal["jpg", "png", "webp"] = Field("jpg", description="Format of the results.")
+    quality: int = Field(92, ge=1, le=100, description="Of JPEG and WebP.")
+    variants: int = Field(
+        1, ge=1, description="Results for each image; each takes the next of several styles."
+    )
+    seed: int = Field(0, description="Decides which of several styles an image gets.")
+    limit: int | None = Field(None, ge=1, description="Take only the first so many rows.")
+    retry_failed: bool = Field(False, description="Try bad images again, too.")
+    overwrite: bool = Field(False, description="Replace results that other settings made.")
+    max_failed: float = Field(
+        0.05, ge=0, le=1, description="Share of failed rows above which the run has failed."
+    )
+    shard_size: int = Field(512, ge=1, description="Rows that are committed together.")
+    workers: Workers = Field("auto", description="Worker processes; auto: one a core or GPU.")
+    device: str = Field(
+        "auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:1."
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="Of the network; auto: bf16 where the device has it."
+    )
+    pack: str = Field("", description="A style pack of your own (.safetensors, or .pth).")
+    max_pixels: int = Field(
+        100_000_000, ge=1, description="An image with more pixels than this is a failed row."
+    )
+    allow_scheme: tuple[str, ...] = Field(
+        (), description="Further URL schemes that a manifest may name, such as https."
+    )
+    storage_option: tuple[str, ...] = Field(
+        (), description="key=value for S3: endpoint_url, profile, region, anon."
+    )
+
+    @field_validator("size")
+    @classmethod
+    def _size(cls, value: str) -> str:
+        if value != "native" and not re.fullmatch(r"[1-9]\d{0,4}(x[1-9]\d{0,4})?", value):
+            raise ValueError("give native, 256 or 512x384")
+        return value
+
+    @field_validator("storage_option")
+    @classmethod
+    def _storage_option(cls, options: tuple[str, ...]) -> tuple[str, ...]:
+        for option in options:
+            name, equals, _ = option.partition("=")
+            if not equals:
+                raise ValueError(f"'{name}' is not of the form key=value")
+            if SECRET_OPTIONS.search(name):
+                raise ValueError(
+                    f"'{name}' would be seen in process lists and run histories; set "
+                    "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name a profile"
+                )
+            if "@" in option.partition("://")[2].partition("/")[0]:
+                raise ValueError(f"'{name}' holds credentials; give them in the environment")
+        return options
+
+    @property
+    def pixels(self) -> tuple[int, int] | None:
+        """(width, height) of every result, or None for each image's own."""
+        if self.size == "native":
+            return None
+        width, _, height = self.size.partition("x")
+        return int(width), int(height or width)
+
+    @property
+    def options(self) -> dict[str, str]:
+        """``storage_option`` as a mapping."""
+        return dict(option.split("=", 1) for option in self.storage_option)
+
+    def digest(self, model_digest: str) -> str:
+        """Identity of the results: of all settings that they depend on, and of the weights."""
+        identity = self.model_dump(mode="json", include=IDENTITY) | {"model": model_digest}
+        text = json.dumps(identity, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class Job(Settings):
+    """Stylize a collection of images."""
+
+    source: str = Field(
+        description="Manifest (.parquet, .csv, .jsonl, .txt), folder, prefix, glob or .tar."
+    )
+
+    def resolved(self) -> Self:
+        """The same job with all its places in full, so that any process can find them."""
+        pack = absolute(self.pack) if self.pack else ""
+        places = {"source": absolute(self.source), "out": absolute(self.out), "pack": pack}
+        return self.model_copy(update=places)

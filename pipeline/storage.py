@@ -1,0 +1,283 @@
+"""Bytes in, bytes out: any fsspec URL, retried, put atomically, told without secrets."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import re
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fsspec import AbstractFileSystem, filesystem
+
+from pipeline.errors import RequestError, RowError, SystemFault
+
+# Seconds. One lost connection must not hold a shard for longer than a person would wait.
+CONNECT_TIMEOUT = 10
+READ_TIMEOUT = 60
+
+ATTEMPTS = 4
+FIRST_DELAY = 0.5  # seconds; doubles with each attempt
+
+# An object's key may have 1024 bytes on S3; a file's name 255 on the usual file systems.
+MAX_KEY_BYTES = 1024
+MAX_NAME_BYTES = 255
+
+NOT_TRANSIENT = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where one image's bytes lie: a whole object, or ``size`` bytes of it from ``offset``."""
+
+    uri: str
+    offset: int | None = None
+    size: int | None = None
+
+
+class Storage:
+    """Access to the places that a job names. Make it in the process that uses it.
+
+    Args:
+        options: for S3: endpoint_url, profile, region, anon; whatever else the file system
+            takes goes to it unchanged. Credentials come from the environment.
+        scratch: a local folder for files that are not whole yet, on the file system of what
+            will be written; by default they lie beside the file they become.
+    """
+
+    def __init__(self, options: Mapping[str, str] | None = None, scratch: str = "") -> None:
+        self._options = dict(options or {})
+        self._scratch = Path(scratch) if scratch else None
+
+    def open(self, url: str) -> tuple[AbstractFileSystem, str]:
+        """The file system of ``url`` and the path on it; of an image in a tar, the tar's.
+
+        URLs are never chained (``zip://...::s3://...``), so a ``::`` in a name is a name.
+
+        Raises:
+            RequestError: no such kind of storage, or its options are wrong.
+        """
+        scheme = scheme_of(url)
+        is_s3 = scheme in ("s3", "s3a")
+        try:
+            fs = filesystem(scheme, **self._s3_options() if is_s3 else {})
+        except (ImportError, ValueError, TypeError, OSError) as error:
+            raise RequestError(f"{redact(url)}: {describe(error)}") from error
+        if is_s3:
+            fs.retries = 1
+        return fs, str(fs._strip_protocol(tar_of(url)))
+
+    def _s3_options(self) -> dict[str, Any]:
+        options: dict[str, Any] = dict(self._options)
+        region = options.pop("region", None)
+        if "anon" in options:
+            options["anon"] = options["anon"].lower() in ("1", "true", "yes")
+        return {
+            **options,
+            "client_kwargs": {"region_name": region} if region else {},
+            "config_kwargs": {
+                "connect_timeout": CONNECT_TIMEOUT,
+                "read_timeout": READ_TIMEOUT,
+                "max_pool_connections": 64,
+                # Retries of three layers multiply; ours are the outermost, so the only ones.
+                "retries": {"total_max_attempts": 1},
+            },
+            # Images are small: splitting one into concurrent ranges costs more than it gains.
+            "max_concurrency": 1,
+            # Others write here too, and a listing is asked for once.
+            "use_listings_cache": False,
+        }
+
+    def read(self, sources: Sequence[Source]) -> list[bytes | RowError]:
+        """The bytes of each source, or why there are none; faults that pass are retried."""
+        results: list[bytes | RowError] = [RowError("storage", "not read")] * len(sources)
+        waiting = list(range(len(sources)))
+        for attempt in range(ATTEMPTS):
+            if attempt:
+                _back_off(attempt)
+            tried = self._read_once([sources[index] for index in waiting])
+            passing = []
+            for index, got in zip(waiting, tried, strict=True):
+                if isinstance(got, bytes):
+                    results[index] = got
+                    continue
+                results[index] = RowError("storage", _why_unread(got))
+                if not isinstance(got, NOT_TRANSIENT):
+                    passing.append(index)
+            waiting = passing
+            if not waiting:
+                break
+        return results
+
+    def _read_once(self, sources: Sequence[Source]) -> list[bytes | Exception]:
+        results: list[bytes | Exception] = [FileNotFoundError()] * len(sources)
+        by_scheme: dict[str, list[int]] = {}
+        for index, source in enumerate(sources):
+            by_scheme.setdefault(scheme_of(source.uri), []).append(index)
+        for indices in by_scheme.values():
+            wanted = [sources[index] for index in indices]
+            fs, _ = self.open(wanted[0].uri)
+            paths = [str(fs._strip_protocol(tar_of(source.uri))) for source in wanted]
+            ends = [s.offset + s.size if s.offset is not None and s.size else None for s in wanted]
+            got = fs.cat_ranges(paths, [source.offset for source in wanted], ends)
+            for index, result in zip(indices, got, strict=True):
+                results[index] = result
+        return results
+
+    def read_one(self, url: str) -> bytes | None:
+        """The bytes at ``url``, or None if there is nothing.
+
+        Raises:
+            SystemFault: it is there but cannot be read.
+        """
+        fs, path = self.open(url)
+        try:
+            return _retried(lambda: fs.cat_file(path))
+        except FileNotFoundError:
+            return None
+        except Exception as error:
+            raise SystemFault(f"cannot read {redact(url)}: {describe(error)}") from error
+
+    def write(self, files: Mapping[str, bytes]) -> None:
+        """Put each of ``files``, URL to bytes: whole under its name or not at all.
+
+        Raises:
+            SystemFault: something could not be written, after retries.
+        """
+        if not files:
+            return
+        first = next(iter(files))
+        fs, _ = self.open(first)
+        paths = {str(fs._strip_protocol(url)): data for url, data in files.items()}
+        try:
+            if is_local(fs):
+                for path, data in paths.items():
+                    self._put_local(Path(path), data)
+            else:
+                _retried(lambda: fs.pipe(paths))
+        except Exception as error:
+            raise SystemFault(f"cannot write {redact(first)}: {describe(error)}") from error
+
+    def _put_local(self, path: Path, data: bytes) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = self._scratch or path.parent
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = folder / f"{uuid.uuid4().hex}.partial"
+        try:
+            temporary.write_bytes(data)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def delete(self, url: str) -> None:
+        """Remove the file, folder or prefix at ``url``, if there is one."""
+        fs, path = self.open(url)
+        with contextlib.suppress(FileNotFoundError):
+            fs.rm(path, recursive=True)
+
+    def names(self, url: str) -> list[str]:
+        """Names of what lies directly in the folder or prefix ``url``, sorted."""
+        fs, path = self.open(url)
+        try:
+            found = fs.ls(path, detail=False)
+        except FileNotFoundError:
+            return []
+        return sorted(str(name).rstrip("/").rsplit("/", 1)[-1] for name in found)
+
+    def check(self, url: str) -> None:
+        """See whether the bucket that ``url`` is in answers; ``url`` itself may be missing.
+
+        Raises:
+            RequestError: it does not, with what to do.
+        """
+        fs, path = self.open(url)
+        if is_local(fs):
+            return
+        bucket = f"{scheme_of(url)}://{path.split('/', 1)[0]}"
+        try:
+            fs.ls(bucket, detail=False)
+        except FileNotFoundError as error:
+            raise RequestError(f"{bucket} does not exist") from error
+        except Exception as error:
+            raise RequestError(
+                f"{bucket} cannot be read: {describe(error)}. Credentials come from the usual "
+                "places (AWS_PROFILE, AWS_ACCESS_KEY_ID, ~/.aws), the address from "
+                "--storage-option endpoint_url=... or AWS_ENDPOINT_URL"
+            ) from error
+
+
+def scheme_of(url: str) -> str:
+    """``s3`` of s3://bucket/key, ``file`` of a path; of an image in a tar, that of the tar."""
+    scheme, separator, _ = tar_of(url).partition("://")
+    return scheme.lower() if separator else "file"
+
+
+def tar_of(url: str) -> str:
+    """The tar of ``tar://member::tar``; any other URL as it is."""
+    return url.rpartition("::")[2] if url.startswith("tar://") else url
+
+
+def absolute(url: str) -> str:
+    """``url`` without a trailing slash; a local path in full, without ``file://``."""
+    if scheme_of(url) == "file":
+        return os.path.abspath(os.path.expanduser(url.removeprefix("file://")))
+    return url.rstrip("/")
+
+
+def join(base: str, *names: str) -> str:
+    """A URL below ``base``."""
+    return "/".join([base.rstrip("/"), *names])
+
+
+def redact(text: str) -> str:
+    """``text`` with everything cut from its URLs and settings that could let someone in."""
+    text = re.sub(r"(\w+://)[^/\s@]+@", r"\1", text)
+    text = re.sub(r"(\w+://[^\s?'\"]+)\?[^\s'\"]+", r"\1", text)
+    return re.sub(r"(AKIA|ASIA)[A-Z0-9]{12,}", r"\1…", text)
+
+
+def describe(error: BaseException) -> str:
+    """What went wrong, in one short line without secrets."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return redact(text)[:300]
+
+
+def check_name(name: str) -> None:
+    """Raise a RowError if nothing can be stored under the relative path ``name``."""
+    if len(name.encode()) > MAX_KEY_BYTES:
+        raise RowError("input", f"the id is too long: {len(name.encode())} bytes")
+    longest = max(len(part.encode()) for part in name.split("/"))
+    if longest > MAX_NAME_BYTES:
+        raise RowError("input", f"a name in the id is too long: {longest} bytes")
+
+
+def is_local(fs: AbstractFileSystem) -> bool:
+    """Whether ``fs`` is this machine's own."""
+    return "file" in (fs.protocol if isinstance(fs.protocol, tuple) else (fs.protocol,))
+
+
+def _retried(call: Callable[[], Any]) -> Any:
+    """What ``call`` returns; called again after faults that pass."""
+    for attempt in range(1, ATTEMPTS):
+        try:
+            return call()
+        except NOT_TRANSIENT:
+            raise
+        except Exception:  # file systems raise what their clients raise: no common class
+            _back_off(attempt)
+    return call()
+
+
+def _back_off(attempt: int) -> None:
+    time.sleep(FIRST_DELAY * 2 ** (attempt - 1) * random.uniform(0.5, 1.5))
+
+
+def _why_unread(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file"
+    return f"cannot be read: {describe(error)}"
