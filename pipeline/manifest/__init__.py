@@ -1,0 +1,118 @@
+"""The manifest: what is to be done, as batches of rows, whatever the source."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from pipeline.errors import RequestError
+from pipeline.manifest.listings import is_glob, list_images
+from pipeline.manifest.rows import (
+    ROW_SCHEMA,
+    carried_schema,
+    check_schemes,
+    folder_of,
+    listed_rows,
+    rows_of,
+)
+from pipeline.manifest.tables import READERS, Table
+from pipeline.manifest.tars import expand, is_tar, tar_columns, tar_rows
+from pipeline.storage import Storage, absolute, describe, redact, scheme_of
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Rows to process.
+
+    Args:
+        name: for messages, without secrets.
+        carried: the manifest's own columns.
+        read: begins to read: record batches of ROW_SCHEMA and ``carried``. Raises a RequestError
+            when it comes to a row that is wrong.
+    """
+
+    name: str
+    carried: pa.Schema
+    read: Callable[[], Iterator[pa.RecordBatch]]
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Of the batches."""
+        return pa.schema([*ROW_SCHEMA, *self.carried])
+
+
+def open_manifest(
+    storage: Storage,
+    source: str,
+    *,
+    out: str = "",
+    reserved: frozenset[str] = frozenset(),
+    allow_schemes: tuple[str, ...] = (),
+) -> Manifest:
+    """Open whatever ``source`` is: a table, a list, a folder, a prefix, a glob, tars, an image.
+
+    Args:
+        out: the folder of results; images in it are not listed.
+        reserved: column names that the manifest must not have.
+        allow_schemes: URL schemes that rows may have besides s3 and that of ``source``.
+
+    Raises:
+        RequestError: it is not there or cannot be read.
+    """
+    source = absolute(source)
+    name = redact(source)
+    suffix = posixpath.splitext(source)[1].lower()
+    storage.check(source)
+    if is_tar(source):
+        tars = expand(storage, source)
+        carried = tar_columns(storage, tars)
+        carried_schema(pa.schema([pa.field("uri", pa.string()), *carried]), reserved, name)
+        return Manifest(name, carried, lambda: tar_rows(storage, tars, carried))
+    if suffix in READERS and not is_glob(source):
+        carried = carried_schema(_open_table(storage, source)[0], reserved, name)
+        allowed = frozenset({scheme_of(source), "s3", *allow_schemes})
+        return Manifest(name, carried, lambda: _table(storage, source, carried, allowed))
+    leave_out = absolute(out) if out else ""
+    return Manifest(name, pa.schema([]), lambda: _listing(storage, source, leave_out))
+
+
+def _listing(storage: Storage, source: str, leave_out: str) -> Iterator[pa.RecordBatch]:
+    fs, path = storage.open(source)
+    try:
+        if not is_glob(source) and fs.isfile(path):
+            info = fs.info(path)
+            changed = info.get("ETag") or info.get("mtime")
+            yield listed_rows([source], folder_of(source), [info["size"]], [str(changed)])
+        else:
+            yield from list_images(storage, source, leave_out)
+    except OSError as error:
+        raise RequestError(f"{redact(source)} cannot be listed: {describe(error)}") from error
+
+
+def _open_table(storage: Storage, source: str) -> Table:
+    fs, path = storage.open(source)
+    try:
+        file = fs.open(path, "rb")
+        return READERS[posixpath.splitext(source)[1].lower()](file)
+    except FileNotFoundError as error:
+        raise RequestError(f"{redact(source)} does not exist") from error
+    except (pa.ArrowException, OSError) as error:
+        raise RequestError(f"{redact(source)} cannot be read: {describe(error)}") from error
+
+
+def _table(
+    storage: Storage, source: str, carried: pa.Schema, allowed: frozenset[str]
+) -> Iterator[pa.RecordBatch]:
+    name = redact(source)
+    first = 1
+    try:
+        for batch in _open_table(storage, source)[1]:
+            rows = rows_of(batch, carried, folder_of(source), name, first)
+            check_schemes(rows.column("source_uri"), allowed, name, first)
+            yield rows
+            first += len(batch)
+    except (pa.ArrowException, UnicodeDecodeError) as error:
+        raise RequestError(f"{name}, after row {first - 1}: {describe(error)}") from error

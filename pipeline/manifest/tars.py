@@ -1,0 +1,146 @@
+"""WebDataset tars: every image in them is a row, its companions are carried columns."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+import tarfile
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from pipeline.errors import RequestError, RowError
+from pipeline.manifest.listings import IMAGE_SUFFIXES, is_glob
+from pipeline.manifest.rows import ROW_SCHEMA, check_ids
+from pipeline.manifest.tables import BATCH_ROWS
+from pipeline.storage import Source, Storage, describe, redact, tar_of
+
+# Companions of an image that are carried through, as text.
+COMPANIONS = ("cls", "txt", "json")
+
+RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+
+
+class Member(NamedTuple):
+    """A file in a tar: its name, where its bytes lie, and its text if it is a companion."""
+
+    name: str
+    offset: int
+    size: int
+    text: str | None
+
+    @property
+    def key(self) -> str:
+        """What the files of one sample share: the path up to the name's first dot."""
+        folder, name = posixpath.split(self.name)
+        return posixpath.join(folder, name.split(".", 1)[0])
+
+    @property
+    def extension(self) -> str:
+        """What follows the key, without the dot."""
+        return self.name[len(self.key) + 1 :].lower()
+
+
+def is_tar(source: str) -> bool:
+    """Whether ``source`` is a tar, or a range or glob of tars."""
+    return source.endswith(".tar")
+
+
+def expand(storage: Storage, source: str) -> list[str]:
+    """The tars that a path, a brace range (``{000..099}``) or a glob names, in order."""
+    if match := RANGE.search(source):
+        first, last = match.groups()
+        return [
+            tar
+            for number in range(int(first), int(last) + 1)
+            for tar in expand(storage, RANGE.sub(str(number).zfill(len(first)), source, count=1))
+        ]
+    if is_glob(source):
+        fs, path = storage.open(source)
+        return [str(fs.unstrip_protocol(name)).removeprefix("file://") for name in fs.glob(path)]
+    return [source]
+
+
+def tar_columns(storage: Storage, tars: list[str]) -> pa.Schema:
+    """The carried columns: the companions that the first sample has."""
+    sample = next(_samples(storage, tars[:1]), [])
+    names = [extension for extension in COMPANIONS if _companion(sample, extension) is not None]
+    return pa.schema([pa.field(name, pa.string()) for name in names])
+
+
+def tar_rows(storage: Storage, tars: list[str], carried: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """Rows of all images in ``tars``; an id is the tar's name without suffix, then the member's."""
+    schema = pa.schema([*ROW_SCHEMA, *carried])
+    for tar in tars:
+        stem = posixpath.basename(tar).removesuffix(".tar")
+        rows: list[dict[str, object]] = []
+        for sample in _samples(storage, [tar]):
+            companions = {name: _companion(sample, name) for name in carried.names}
+            for member in sample:
+                if posixpath.splitext(member.name)[1].lower() not in IMAGE_SUFFIXES:
+                    continue
+                rows.append(
+                    {
+                        "id": f"{stem}/{member.name.removeprefix('./')}",
+                        "source_uri": f"tar://{member.name}::{tar}",
+                        "source_size": member.size,
+                        "_source_offset": member.offset,
+                        **companions,
+                    }
+                )
+            if len(rows) >= BATCH_ROWS:
+                yield _batch(rows, schema, tar)
+                rows = []
+        if rows:
+            yield _batch(rows, schema, tar)
+
+
+def tar_source(storage: Storage, uri: str) -> Source:
+    """Where the bytes of ``tar://member::tar`` lie; looks through the tar for it.
+
+    Raises:
+        RequestError: the tar is not there. RowError: the member is not in it.
+    """
+    name = uri.removeprefix("tar://").rpartition("::")[0]
+    for member in _members(storage, tar_of(uri)):
+        if member.name == name:
+            return Source(uri, member.offset, member.size)
+    raise RowError("storage", f"{redact(uri)} does not exist")
+
+
+def _batch(rows: list[dict[str, object]], schema: pa.Schema, tar: str) -> pa.RecordBatch:
+    batch = pa.RecordBatch.from_pylist(rows, schema=schema)
+    check_ids(batch.column("id"), redact(tar), 1)
+    return batch
+
+
+def _samples(storage: Storage, tars: Iterable[str]) -> Iterator[list[Member]]:
+    for tar in tars:
+        for _, members in groupby(_members(storage, tar), key=lambda member: member.key):
+            yield list(members)
+
+
+def _members(storage: Storage, tar: str) -> Iterator[Member]:
+    fs, path = storage.open(tar)
+    try:
+        with fs.open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
+            for info in archive:
+                if not info.isfile():
+                    continue
+                text = None
+                if info.name.rsplit(".", 1)[-1].lower() in COMPANIONS:
+                    content = archive.extractfile(info)
+                    text = content.read().decode(errors="replace") if content else None
+                yield Member(info.name, info.offset_data, info.size, text)
+                # A tar remembers every member it has seen: unbounded in a large one.
+                archive.members = []  # type: ignore[attr-defined]
+    except FileNotFoundError as error:
+        raise RequestError(f"{redact(tar)} does not exist") from error
+    except (tarfile.TarError, OSError) as error:
+        raise RequestError(f"{redact(tar)} cannot be read as a tar: {describe(error)}") from error
+
+
+def _companion(sample: list[Member], extension: str) -> str | None:
+    return next((member.text for member in sample if member.extension == extension), None)
