@@ -1,0 +1,110 @@
+"""The ledger: what has been done, one Parquet part for each shard. A part is its commit."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Iterator, Sequence
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+from pyarrow.fs import FSSpecHandler, PyFileSystem
+
+from pipeline.errors import RequestError
+from pipeline.storage import Storage, describe, join, redact
+
+LEDGER_SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("variant", pa.int32(), nullable=False),
+        pa.field("status", pa.string(), nullable=False),  # done, failed
+        pa.field("error_class", pa.string()),  # input, storage, resource
+        pa.field("error_stage", pa.string()),  # fetch, decode, stylize, encode
+        pa.field("error_message", pa.string()),
+        pa.field("attempts", pa.int32(), nullable=False),
+        pa.field("source_uri", pa.string(), nullable=False),
+        pa.field("source_size", pa.int64()),
+        pa.field("source_etag", pa.string()),
+        pa.field("source_sha256", pa.string()),
+        pa.field("source_format", pa.string()),
+        pa.field("source_width", pa.int32()),
+        pa.field("source_height", pa.int32()),
+        pa.field("output_uri", pa.string()),  # relative to the output folder
+        pa.field("output_bytes", pa.int64()),
+        pa.field("output_sha256", pa.string()),
+        pa.field("output_width", pa.int32()),
+        pa.field("output_height", pa.int32()),
+        pa.field("style", pa.string(), nullable=False),
+        pa.field("strength", pa.float64(), nullable=False),
+        pa.field("seed", pa.int64(), nullable=False),
+        pa.field("model_digest", pa.string(), nullable=False),
+        pa.field("job_digest", pa.string(), nullable=False),
+        pa.field("shard", pa.string(), nullable=False),
+        pa.field("finished_at", pa.timestamp("us", tz="UTC"), nullable=False),
+    ]
+)
+
+# Names that a manifest's own columns must not have; the last two are used on the way here.
+RESERVED = frozenset([*LEDGER_SCHEMA.names, "_source_offset", "_output_name"])
+
+
+class Ledger:
+    """The Parquet parts under OUT/metadata.
+
+    Args:
+        out: URL of the output folder.
+    """
+
+    def __init__(self, storage: Storage, out: str) -> None:
+        self._storage = storage
+        self.folder = join(out, "metadata")
+
+    def part_url(self, shard: str) -> str:
+        """Where the part of a shard is, or would be."""
+        return join(self.folder, f"{shard}.parquet")
+
+    def read_part(self, shard: str) -> pa.Table | None:
+        """What is committed of a shard, or None."""
+        data = self._storage.read_one(self.part_url(shard))
+        return None if data is None else pq.read_table(io.BytesIO(data))
+
+    def commit(self, shard: str, rows: pa.Table) -> None:
+        """Record ``rows`` as all there is to say of a shard, in one atomic step."""
+        buffer = io.BytesIO()
+        pq.write_table(rows, buffer, compression="zstd")
+        self._storage.write({self.part_url(shard): buffer.getvalue()})
+
+    def parts(self) -> list[str]:
+        """URLs of all parts."""
+        names = self._storage.names(self.folder)
+        return [join(self.folder, name) for name in names if name.endswith(".parquet")]
+
+    def dataset(self, parts: Sequence[str] | None = None) -> ds.Dataset | None:
+        """All parts, or these, as one dataset; None while there are none.
+
+        Raises:
+            RequestError: a part is not readable, or parts do not fit together.
+        """
+        parts = self.parts() if parts is None else parts
+        if not parts:
+            return None
+        fs, _ = self._storage.open(self.folder)
+        paths = [str(fs._strip_protocol(part)) for part in parts]
+        try:
+            return ds.dataset(paths, format="parquet", filesystem=PyFileSystem(FSSpecHandler(fs)))
+        except (pa.ArrowException, OSError) as error:
+            raise RequestError(
+                f"the ledger in {redact(self.folder)} cannot be read: {describe(error)}"
+            ) from error
+
+    def scan(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """``columns`` of all rows, a batch at a time."""
+        dataset = self.dataset()
+        if dataset is not None:
+            yield from dataset.to_batches(columns=list(columns))
+
+
+def now() -> int:
+    """Microseconds since the epoch, for ``finished_at``."""
+    return time.time_ns() // 1000

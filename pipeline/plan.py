@@ -1,0 +1,306 @@
+"""The plan: rows cut into shards, less what the ledger says is done."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from pipeline.errors import RequestError
+from pipeline.job import Settings
+from pipeline.ledger import Ledger
+from pipeline.manifest import Manifest
+from pipeline.styles.mix import parse_style
+
+ENDINGS = {"jpg": r"\.jpe?g", "png": r"\.png", "webp": r"\.webp"}
+
+NEW, DONE, FAILED, AGAIN = range(4)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Rows that one worker does and commits as one.
+
+    Args:
+        key: identity, from the ids in it alone, so the same rows make the same shard wherever
+            and whenever they are planned. Rows that are done again keep the key under which
+            the ledger has them, so that its part can replace them in one step.
+        rows: the manifest's columns, ``variant`` and ``output_name``.
+    """
+
+    key: str
+    rows: pa.Table
+
+
+@dataclass
+class Plan:
+    """The figures of a plan; complete when its last shard has been taken."""
+
+    rows: int = 0
+    done: int = 0
+    failed: int = 0  # in an earlier run, and not tried again
+    left: int = 0
+    shards: int = 0
+    left_bytes: int = 0
+    unknown_sizes: int = 0  # rows left whose size the manifest does not tell
+
+
+def output_names(ids: pa.Array, variants: pa.Array, image_format: str) -> pa.Array:
+    """Paths of the results below OUT/images; (N,) strings and (N,) int32 -> (N,) strings.
+
+    The id, with ``.<format>`` where it does not end in it; variants after the first carry
+    their number before that ending.
+    """
+    pattern = rf"(?is)^(?P<stem>.*?)(?P<ending>{ENDINGS[image_format]})?$"
+    stem, ending = pc.extract_regex(ids, pattern).flatten()
+    ending = pc.if_else(pc.equal(ending, ""), f".{image_format}", ending)
+    number = pc.binary_join_element_wise(".v", variants.cast(pa.string()), "")
+    number = pc.if_else(pc.greater(variants, 0), number, "")
+    return pc.binary_join_element_wise(stem, number, ending, "")
+
+
+def plan_shards(
+    manifest: Manifest,
+    ledger: Ledger,
+    job: Settings,
+    digest: str,
+    style_names: list[str],
+    plan: Plan,
+) -> Iterator[Shard]:
+    """The shards of what is left to do, in the manifest's order.
+
+    Every row is looked at before the last shard comes, so an error in the last row is known
+    before any work has begun if the shards are all taken first.
+
+    Args:
+        digest: of the job, as Settings.digest gives it.
+        style_names: what the manifest's ``style`` column may name.
+        plan: is filled in as the rows go by.
+
+    Raises:
+        RequestError: an empty source, two rows with one id, an unknown style.
+    """
+    settled = _Settled(ledger, job, digest)
+    cutter = _Cutter(job.shard_size)
+    again = _Regrouper(settled)
+    seen: list[NDArray[np.int64]] = []
+    for rows in _expanded(manifest, job, style_names):
+        keys = _hashes(rows.column("_output_name"))
+        seen.append(keys)
+        states, shard_codes = settled.look_up(rows, keys)
+        plan.rows += len(rows)
+        plan.done += int((states == DONE).sum())
+        plan.failed += int((states == FAILED).sum())
+        for shard in cutter.add(rows.filter(pa.array(states == NEW))):
+            yield _counted(shard, plan)
+        for shard in again.add(rows, np.where(states == AGAIN, shard_codes, -1)):
+            yield _counted(shard, plan)
+    if not plan.rows:
+        raise RequestError(f"{manifest.name} has no images")
+    _refuse_duplicates(np.concatenate(seen), manifest, job)
+    for shard in [*cutter.rest(), *again.rest()]:
+        yield _counted(shard, plan)
+
+
+def _counted(shard: Shard, plan: Plan) -> Shard:
+    sizes = shard.rows.column("source_size")
+    plan.shards += 1
+    plan.left += len(shard.rows)
+    plan.left_bytes += pc.sum(sizes).as_py() or 0
+    plan.unknown_sizes += sizes.null_count
+    return shard
+
+
+def _expanded(
+    manifest: Manifest, job: Settings, style_names: list[str] | None
+) -> Iterator[pa.Table]:
+    """The manifest's rows up to the limit, each as often as there are variants.
+
+    ``style_names``: what the ``style`` column may name; None: not looked at.
+    """
+    taken = 0
+    known: set[str | None] = {None}
+    for batch in manifest.read():
+        if job.limit is not None:
+            batch = batch.slice(0, job.limit - taken)
+        if not len(batch):
+            return
+        styles = set(pc.unique(batch.column("style")).to_pylist()) if style_names else set()
+        for style in styles - known:
+            try:
+                parse_style(style, style_names or [])
+            except RequestError as error:
+                row = taken + pc.index(batch.column("style"), style).as_py() + 1
+                raise RequestError(f"{manifest.name}, row {row}, column style: {error}") from None
+            known.add(style)
+        taken += len(batch)
+        table = pa.Table.from_batches([batch])
+        variants = np.zeros(len(batch), np.int32)
+        if job.variants > 1:
+            table = table.take(pa.array(np.repeat(np.arange(len(batch)), job.variants)))
+            variants = np.tile(np.arange(job.variants, dtype=np.int32), len(batch))
+        ids = table.column("id").combine_chunks()
+        names = output_names(ids, pa.array(variants), job.format)
+        yield table.append_column("variant", pa.array(variants)).append_column(
+            "_output_name", names
+        )
+
+
+class _Settled:
+    """What the ledger says of each row, held as arrays: about 40 bytes a row."""
+
+    COLUMNS = ("id", "variant", "status", "error_class", "source_size", "source_etag",
+               "job_digest", "shard")  # fmt: skip
+
+    def __init__(self, ledger: Ledger, job: Settings, digest: str) -> None:
+        self.shards: list[str] = []
+        codes: dict[str, int] = {}
+        columns: list[tuple[NDArray[np.int64], ...]] = [(np.empty(0, np.int64),) * 5]
+        for batch in ledger.scan(self.COLUMNS):
+            names = output_names(batch.column("id"), batch.column("variant"), job.format)
+            failed = pc.equal(batch.column("status"), "failed")
+            bad_image = pc.equal(pc.fill_null(batch.column("error_class"), ""), "input")
+            ours = pc.equal(batch.column("job_digest"), digest)
+            state = np.where(failed, FAILED, DONE)
+            retried = pc.and_(failed, True if job.retry_failed else pc.invert(bad_image))
+            state[np.asarray(pc.or_(retried, pc.invert(ours)))] = AGAIN
+            shard = batch.column("shard").dictionary_encode()
+            for key in shard.dictionary.to_pylist():
+                if codes.setdefault(key, len(codes)) == len(self.shards):
+                    self.shards.append(key)
+            local = np.array([codes[key] for key in shard.dictionary.to_pylist()], np.int64)
+            columns.append(
+                (
+                    _hashes(names),
+                    state.astype(np.int64),
+                    _numbers(batch.column("source_size")),
+                    _hashes(batch.column("source_etag")),
+                    local[np.asarray(shard.indices)],
+                )
+            )
+        merged = [np.concatenate(parts) for parts in zip(*columns, strict=True)]
+        order = np.argsort(merged[0], kind="stable")
+        self.keys, states, self.sizes, self.etags, self.codes = (part[order] for part in merged)
+        self.states = states.astype(np.int8)
+        self.rows_of_shard = np.bincount(self.codes, minlength=len(self.shards))
+
+    def look_up(
+        self, rows: pa.Table, keys: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int8], NDArray[np.int64]]:
+        """For each row NEW, DONE, FAILED or AGAIN, and the code of the shard that has it."""
+        if not len(self.keys):
+            return np.full(len(keys), NEW, np.int8), np.zeros(len(keys), np.int64)
+        place = np.searchsorted(self.keys, keys)
+        place[place == len(self.keys)] = 0
+        known = self.keys[place] == keys
+        changed = _differ(_numbers(rows.column("source_size")), self.sizes[place])
+        changed |= _differ(_hashes(rows.column("source_etag")), self.etags[place])
+        states = np.where(changed, np.int8(AGAIN), self.states[place])
+        return np.where(known, states, np.int8(NEW)), self.codes[place]
+
+
+class _Cutter:
+    """Cuts new rows into shards of equal size."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._waiting: list[pa.Table] = []
+        self._count = 0
+
+    def add(self, rows: pa.Table) -> Iterator[Shard]:
+        self._waiting.append(rows)
+        self._count += len(rows)
+        if self._count < self._size:
+            return
+        table = pa.concat_tables(self._waiting)
+        whole = len(table) // self._size * self._size
+        self._waiting, self._count = [table.slice(whole)], len(table) - whole
+        for start in range(0, whole, self._size):
+            rows = table.slice(start, self._size)
+            yield Shard(shard_key(rows), rows)
+
+    def rest(self) -> Iterator[Shard]:
+        if self._count:
+            rows = pa.concat_tables(self._waiting)
+            yield Shard(shard_key(rows), rows)
+
+
+class _Regrouper:
+    """Gathers rows that are done again under the shards in which the ledger has them."""
+
+    def __init__(self, settled: _Settled) -> None:
+        self._settled = settled
+        self._waiting: dict[int, list[pa.Table]] = {}
+
+    def add(self, rows: pa.Table, codes: NDArray[np.int64]) -> Iterator[Shard]:
+        for code in np.unique(codes[codes >= 0]).tolist():
+            waiting = self._waiting.setdefault(code, [])
+            waiting.append(rows.filter(pa.array(codes == code)))
+            # Complete: no need to hold it until the end, which a whole job done again would.
+            if sum(map(len, waiting)) == self._settled.rows_of_shard[code]:
+                yield self._take(code)
+
+    def rest(self) -> Iterator[Shard]:
+        for code in sorted(self._waiting):
+            yield self._take(code)
+
+    def _take(self, code: int) -> Shard:
+        return Shard(self._settled.shards[code], pa.concat_tables(self._waiting.pop(code)))
+
+
+def shard_key(rows: pa.Table) -> str:
+    """Identity of a shard: a digest of the ids and variants in it, in order."""
+    digest = hashlib.blake2b(digest_size=8)
+    variants = rows.column("variant").to_pylist()
+    for row_id, variant in zip(rows.column("id").to_pylist(), variants, strict=True):
+        digest.update(f"{row_id}\0{variant}\0".encode())
+    return digest.hexdigest()
+
+
+def _hashes(texts: pa.Array | pa.ChunkedArray) -> NDArray[np.int64]:
+    """64 bits for each string, equal within this process only; 0 for null.
+
+    Python's own string hash is keyed anew in every process, so nobody can prepare a
+    collision, and a job that chance gives one (once in 100,000 jobs of ten million rows)
+    has another key the next time.
+    """
+    values = texts.to_pylist()
+    return np.fromiter((0 if v is None else hash(v) for v in values), np.int64, len(values))
+
+
+def _numbers(column: pa.Array | pa.ChunkedArray) -> NDArray[np.int64]:
+    return np.asarray(pc.fill_null(column, 0), np.int64)
+
+
+def _differ(a: NDArray[np.int64], b: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Where both are known (not 0) and not the same."""
+    return (a != 0) & (b != 0) & (a != b)
+
+
+def _refuse_duplicates(keys: NDArray[np.int64], manifest: Manifest, job: Settings) -> None:
+    order = np.argsort(keys, kind="stable")
+    ordered = keys[order]
+    twice = np.flatnonzero(ordered[1:] == ordered[:-1])
+    if not len(twice):
+        return
+    # Read again, only for the rows in question: what they are called, and if they really clash.
+    wanted = np.unique(np.concatenate([order[twice], order[twice + 1]]))
+    first_row: dict[str, int] = {}
+    start = 0
+    for rows in _expanded(manifest, job, None):
+        inside = wanted[(wanted >= start) & (wanted < start + len(rows))]
+        for place in inside.tolist():
+            name = rows.column("_output_name")[place - start].as_py()
+            row = place // job.variants + 1
+            if name in first_row:
+                raise RequestError(
+                    f"{manifest.name}, column id: rows {first_row[name]} and {row} would both "
+                    f"become '{name}'; every row needs an id of its own"
+                )
+            first_row[name] = row
+        start += len(rows)

@@ -1,0 +1,74 @@
+"""Planned shards on disk, so that a task is told which rows to do and not given them."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.errors import SystemFault
+from pipeline.plan import Shard
+from pipeline.storage import Storage, describe, join, redact
+
+# Few enough that a file stays small in memory, many enough that there are few files.
+SHARDS_PER_FILE = 64
+
+
+@dataclass(frozen=True)
+class ShardRef:
+    """Where a planned shard's rows are: a row group of a Parquet file.
+
+    Args:
+        number: its place in the plan, for people.
+        key: its identity.
+        rows: how many.
+        url, group: the file and the row group.
+    """
+
+    number: int
+    key: str
+    rows: int
+    url: str
+    group: int
+
+
+def write_plan(storage: Storage, folder: str, shards: Iterable[Shard]) -> list[ShardRef]:
+    """Write shards to files below ``folder``; a reference to each, in order."""
+    refs: list[ShardRef] = []
+    for number, batch in enumerate(_batches(shards)):
+        url = join(folder, f"{number:06d}.parquet")
+        buffer = io.BytesIO()
+        with pq.ParquetWriter(buffer, batch[0].rows.schema, compression="zstd") as writer:
+            for group, shard in enumerate(batch):
+                writer.write_table(shard.rows, row_group_size=len(shard.rows))
+                refs.append(ShardRef(len(refs), shard.key, len(shard.rows), url, group))
+        storage.write({url: buffer.getvalue()})
+    return refs
+
+
+def _batches(shards: Iterable[Shard]) -> Iterator[list[Shard]]:
+    batch: list[Shard] = []
+    for shard in shards:
+        batch.append(shard)
+        if len(batch) == SHARDS_PER_FILE:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def read_shard(storage: Storage, ref: ShardRef) -> pa.Table:
+    """The rows of a planned shard.
+
+    Raises:
+        SystemFault: the plan is gone or cannot be read.
+    """
+    fs, path = storage.open(ref.url)
+    try:
+        with fs.open(path, "rb") as file:
+            return pq.ParquetFile(file).read_row_group(ref.group)
+    except (OSError, pa.ArrowException) as error:
+        raise SystemFault(f"cannot read the plan {redact(ref.url)}: {describe(error)}") from error
