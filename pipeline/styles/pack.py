@@ -1,0 +1,131 @@
+"""Style packs: the weights of a transform network with a card for each of its styles.
+
+A pack is one safetensors file. Its header holds which network the weights are for
+(``network``), how that is built (``config``) and the cards (``cards``), all as JSON. A
+checkpoint of the PyTorch examples (``.pth``) serves as a pack of one style.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError, safe_open
+
+from pipeline.errors import RequestError
+from pipeline.storage import describe
+
+if TYPE_CHECKING:
+    from pipeline.networks.fast import FastTransformNet
+    from pipeline.networks.johnson import JohnsonNet
+
+SHIPPED = Path(__file__).parent / "classics.safetensors"
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a person wants to know of a style.
+
+    ``training`` and ``quality`` hold settings and measured figures as plain JSON values.
+    """
+
+    name: str
+    title: str = ""
+    artist: str = ""
+    year: str = ""
+    rights: str = ""
+    source: str = ""
+    training: dict[str, Any] = field(default_factory=dict)
+    quality: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Pack:
+    """A pack on disk; reading it needs no torch until the network is asked for."""
+
+    path: Path
+    network: str
+    config: dict[str, Any]
+    cards: tuple[Card, ...]
+
+    @property
+    def names(self) -> list[str]:
+        """The styles, in the order of the network's rows."""
+        return [card.name for card in self.cards]
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of the file, in hexadecimal."""
+        return hashlib.sha256(self.path.read_bytes()).hexdigest()
+
+    def load(self) -> FastTransformNet | JohnsonNet:
+        """The network, float32, on the CPU, in eval mode.
+
+        Raises:
+            RequestError: the weights do not fit the network that the pack names.
+        """
+        import torch
+        from safetensors.torch import load_file
+
+        from pipeline.networks.fast import FastTransformNet
+        from pipeline.networks.johnson import from_example_checkpoint
+
+        try:
+            if self.network == "johnson":
+                return from_example_checkpoint(torch.load(self.path, weights_only=True))
+            network = FastTransformNet(**self.config)
+            network.load_state_dict(load_file(self.path))
+        except Exception as error:  # whatever a foreign file can provoke
+            raise RequestError(
+                f"{self.path}: the weights cannot be loaded: {describe(error)}"
+            ) from error
+        return network.eval()
+
+
+def read_pack(path: Path) -> Pack:
+    """The pack at ``path``, from its header alone.
+
+    Raises:
+        RequestError: no such file, or not a style pack.
+    """
+    if not path.is_file():
+        raise RequestError(f"no style pack at {path}")
+    if path.suffix in (".pth", ".pt", ".model"):
+        return Pack(path, "johnson", {}, (Card(path.stem, source=path.name),))
+    try:
+        with safe_open(path, framework="numpy") as file:
+            header = file.metadata() or {}
+        cards = tuple(Card(**card) for card in json.loads(header["cards"]))
+        return Pack(path, header["network"], json.loads(header["config"]), cards)
+    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise RequestError(f"{path} is not a style pack: {error}") from error
+
+
+def save_pack(path: Path, network: FastTransformNet, cards: Sequence[Card]) -> None:
+    """Write ``network`` and a card for each of its styles, in the order of its rows.
+
+    Raises:
+        ValueError: not one card for each style.
+    """
+    from safetensors.torch import save_file
+
+    if len(cards) != len(network.styles):
+        raise ValueError(f"{len(network.styles)} styles but {len(cards)} cards")
+    header = {
+        "network": "fast",
+        "config": json.dumps(network.config),
+        "cards": json.dumps([asdict(card) for card in cards], ensure_ascii=False),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    save_file(weights, path, metadata=header)
+
+
+def find_pack(path: str) -> Pack:
+    """The pack at ``path``; the shipped one if ``path`` is empty."""
+    return read_pack(Path(path).expanduser() if path else SHIPPED)
