@@ -1,0 +1,208 @@
+"""Bytes to pixels and back: limits, orientation, colour, formats."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageCms, UnidentifiedImageError
+
+from pipeline.errors import RowError
+
+Pixels = NDArray[np.uint8]
+
+# What is decoded. Not all that Pillow knows: some of its formats start other programs.
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "TIFF", "BMP", "DIB", "JPEG2000", "PPM",
+           "TGA", "ICO", "PCX")  # fmt: skip
+
+EXIF_ORIENTATION = 0x0112
+# What undoes each orientation, Exif 2.32, 4.6.4 A.
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+# decode() has a limit of its own, with a message of its own.
+Image.MAX_IMAGE_PIXELS = None
+warnings.filterwarnings("ignore", module="PIL")
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A decoded image.
+
+    Args:
+        pixels: (H, W, 3) uint8, sRGB, upright, contiguous.
+        format: of the file, as Pillow calls it (JPEG, PNG, ...).
+        width, height: of the file's image as it is meant to be seen, before any scaling.
+    """
+
+    pixels: Pixels
+    format: str
+    width: int
+    height: int
+
+
+def decode(data: bytes, size: tuple[int, int] | None, max_pixels: int) -> Photo:
+    """The image in ``data``; of an animation, its first frame.
+
+    Args:
+        size: (width, height) to scale to: covered, centre kept; None keeps the image's own.
+        max_pixels: limit for the image in the file.
+
+    Raises:
+        RowError: it is not an image, is damaged, or has too many pixels.
+    """
+    if not data:
+        raise RowError("input", "the file is empty")
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError:
+        raise RowError("input", f"not an image: it begins with {data[:12]!r}") from None
+    except Exception as error:  # decoders of damaged files raise whatever they stumble over
+        raise RowError("input", f"damaged: {_short(error)}") from error
+    if image.width * image.height > max_pixels:
+        raise RowError(
+            "resource",
+            f"{image.width}x{image.height} is more than {max_pixels} pixels (--max-pixels)",
+        )
+    try:
+        return _decode(image, size)
+    except MemoryError as error:
+        raise RowError("resource", f"no memory for {image.width}x{image.height}") from error
+    except Exception as error:
+        raise RowError("input", f"damaged: {_short(error)}") from error
+
+
+def _decode(image: Image.Image, size: tuple[int, int] | None) -> Photo:
+    file_format = image.format or ""
+    orientation = _orientation(image)
+    width, height = image.size
+    if orientation >= 5:
+        width, height = height, width
+        size = size and (size[1], size[0])
+    if size:
+        # A JPEG is decoded at 1/2, 1/4 or 1/8, which is most of the time saved.
+        image.draft(None, _covering(image.size, size))
+    image.load()
+    image = to_srgb(image)
+    if size and size != image.size:
+        box = _centre(image.size, size)
+        image = image.resize(size, Image.Resampling.BICUBIC, box=box, reducing_gap=2.0)
+    if orientation in UPRIGHT:
+        image = image.transpose(UPRIGHT[orientation])
+    return Photo(np.array(image), file_format, width, height)
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(EXIF_ORIENTATION, 1))
+    except Exception:  # an unreadable tag is no orientation
+        return 1
+
+
+def _covering(have: tuple[int, int], want: tuple[int, int]) -> tuple[int, int]:
+    """The smallest size of the shape of ``have`` that covers ``want``."""
+    scale = max(want[0] / have[0], want[1] / have[1])
+    return max(1, round(have[0] * scale)), max(1, round(have[1] * scale))
+
+
+def _centre(have: tuple[int, int], want: tuple[int, int]) -> tuple[float, float, float, float]:
+    """The largest box of the shape of ``want`` in the middle of ``have``."""
+    scale = min(have[0] / want[0], have[1] / want[1])
+    width, height = want[0] * scale, want[1] * scale
+    left, top = (have[0] - width) / 2, (have[1] - height) / 2
+    return left, top, left + width, top + height
+
+
+def to_srgb(image: Image.Image) -> Image.Image:
+    """``image`` in mode RGB and the sRGB colour space, laid on white where it is transparent."""
+    if image.mode == "RGB" and "icc_profile" not in image.info:
+        return image
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return _from_deep_grey(image).convert("RGB")
+    if image.mode in ("P", "PA", "La", "RGBa"):
+        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+    if image.mode in ("RGBA", "LA"):
+        image = _on_white(image)
+    profile = image.info.get("icc_profile")
+    if image.mode == "LAB":
+        return ImageCms.applyTransform(image, _lab_to_srgb()) or image
+    transform = _to_srgb_transform(profile, image.mode) if profile else None
+    if transform is not None:
+        return ImageCms.applyTransform(image, transform) or image
+    return image.convert("RGB")
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    white = Image.new(image.mode, image.size, (255, 255, 255, 255)[: len(image.mode)])
+    flat = Image.alpha_composite(white.convert("RGBA"), image.convert("RGBA")).convert("RGB")
+    flat.info = image.info
+    return flat
+
+
+def _from_deep_grey(image: Image.Image) -> Image.Image:
+    """More than 8 bits of grey to 8: 16 bits by their upper half, others by their range."""
+    values = np.asarray(image).astype(np.float64)
+    if image.mode != "F" and values.min() >= 0 and values.max() <= 65535:
+        grey = values / 257.0
+    else:
+        low, high = np.nanmin(values), np.nanmax(values)
+        grey = (np.nan_to_num(values, nan=low) - low) / max(high - low, 1e-12) * 255.0
+    return Image.fromarray(np.rint(grey).astype(np.uint8))
+
+
+@lru_cache(maxsize=32)
+def _to_srgb_transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+    """None where the profile is sRGB already, or cannot be used."""
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if "srgb" in ImageCms.getProfileDescription(source).lower():
+            return None
+        return ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
+    except (ImageCms.PyCMSError, OSError, TypeError, ValueError):
+        return None
+
+
+@lru_cache(maxsize=1)
+def _lab_to_srgb() -> ImageCms.ImageCmsTransform:
+    lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+    return ImageCms.buildTransform(lab, srgb, "LAB", "RGB")
+
+
+def encode(pixels: Pixels, image_format: str, quality: int) -> bytes:
+    """A file from pixels; the same pixels give the same bytes.
+
+    Args:
+        pixels: (H, W, 3) uint8, sRGB.
+        image_format: jpg, png or webp. quality: 1 to 100, of jpg and webp.
+
+    Raises:
+        RowError: the format cannot hold an image of this size.
+    """
+    buffer = io.BytesIO()
+    image = Image.fromarray(pixels)
+    try:
+        if image_format == "jpg":
+            image.save(buffer, "JPEG", quality=quality)
+        elif image_format == "png":
+            image.save(buffer, "PNG", compress_level=3)
+        else:
+            image.save(buffer, "WEBP", quality=quality, method=2)
+    except (OSError, ValueError) as error:
+        size = f"{image.width}x{image.height}"
+        raise RowError("resource", f"{image_format} cannot hold {size}: {_short(error)}") from error
+    return buffer.getvalue()
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

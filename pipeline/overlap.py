@@ -1,0 +1,61 @@
+"""Stages that overlap: work done ahead in threads, results taken in order."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import islice
+from typing import TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def ahead(
+    pool: ThreadPoolExecutor, call: Callable[[T], R], items: Iterable[T], depth: int
+) -> Iterator[R]:
+    """``call`` of each item, in order, with up to ``depth`` of them begun before they are taken.
+
+    A chain of these is a pipeline with bounded queues: whoever takes from the end sets the
+    pace, an error ends it, and the order of results never depends on which thread was faster.
+    """
+    begun: deque[Future[R]] = deque()
+    try:
+        for item in items:
+            begun.append(pool.submit(call, item))
+            if len(begun) > depth:
+                yield begun.popleft().result()
+        while begun:
+            yield begun.popleft().result()
+    finally:
+        for future in begun:
+            future.cancel()
+
+
+def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Lists of ``size`` items, the last one shorter."""
+    iterator = iter(items)
+    while chunk := list(islice(iterator, size)):
+        yield chunk
+
+
+class Clock:
+    """Seconds that each stage was busy, over all its threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def busy(self, stage: str) -> Iterator[None]:
+        """Counts the time inside for ``stage``."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self.seconds[stage] += time.perf_counter() - start

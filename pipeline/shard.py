@@ -1,0 +1,314 @@
+"""One shard: fetch, decode, stylize, encode and put, overlapped; then its part as the commit."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cache, partial
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.codec import Pixels, decode, encode
+from pipeline.errors import RowError
+from pipeline.job import Settings
+from pipeline.ledger import LEDGER_SCHEMA, Ledger, now
+from pipeline.manifest.rows import ROW_SCHEMA
+from pipeline.overlap import Clock, ahead, chunks
+from pipeline.results import Failure, ShardResult
+from pipeline.storage import Source, Storage, check_name, join, redact
+from pipeline.styles.mix import Mix, choose, parse_style
+from pipeline.styles.pack import Pack
+from pipeline.stylizer import Stylizer
+
+# Objects asked for, or put, at once: storage far away wants many requests in flight.
+CHUNK = 32
+CHUNKS_AHEAD = 2
+
+# Images decoded before the network wants them, and encoded before they are put: of one fixed
+# size, or of their own sizes, which may be large.
+DEPTH_FIXED = 32
+DEPTH_NATIVE = 4
+
+# Ledger rows by id and variant.
+Rows = dict[tuple[str, int], dict[str, Any]]
+
+
+@dataclass
+class Item:
+    """One row on its way; ``failure`` is the stage that could not do it, and why."""
+
+    index: int
+    row: dict[str, Any]
+    mix: Mix
+    strength: float
+    seed: int
+    data: bytes = b""  # of the source, then of the result
+    pixels: Pixels | None = None  # of the photo, then of the result
+    failure: tuple[str, RowError] | None = None
+    record: dict[str, Any] = field(default_factory=dict)
+
+
+class ShardWorker:
+    """Does shards, one after the other, with one network.
+
+    Args:
+        job: with ``out`` in full.
+        threads: for decoding, and again for encoding.
+    """
+
+    def __init__(self, job: Settings, pack: Pack, storage: Storage, threads: int = 1) -> None:
+        self._job = job
+        self.storage = storage
+        self._ledger = Ledger(storage, job.out)
+        self._stylizer = Stylizer(pack, job.device, job.precision)
+        self._mixes = cache(lambda style: parse_style(style, pack.names))
+        self._model_digest = pack.digest
+        self._job_digest = job.digest(pack.digest)
+        self._threads = threads
+
+    def run(self, key: str, rows: pa.Table, on_progress: Callable[[int, int], None]) -> ShardResult:
+        """Do the rows of a shard and commit it.
+
+        Rows that its part has as done already, by the same job and from the same source, stay
+        as they are: doing a shard again costs little and harms nothing. Until the commit
+        nothing of it is in the ledger.
+
+        Args:
+            rows: as plan.Shard has them.
+            on_progress: is told how many rows got done and failed since it was last told.
+
+        Raises:
+            SystemFault: results cannot be written, or the part cannot be read.
+        """
+        clock = Clock()
+        result = ShardResult(key, seconds=clock.seconds)
+        with clock.busy("wall"):
+            part = self._ledger.read_part(key)
+            before = _by_row(part)
+            items = [item for item in self._items(rows) if not self._is_done(item, before)]
+            result.done = len(rows) - len(items)
+            on_progress(result.done, 0)
+            finished: list[Item] = []
+            for item in self._stages(items, clock):
+                self._finish(item, key, before)
+                finished.append(item)
+                _count(result, item)
+                on_progress(*((0, 1) if item.failure else (1, 0)))
+            if finished:
+                self._ledger.commit(key, _part(part, finished, rows))
+        return result
+
+    def _items(self, rows: pa.Table) -> Iterator[Item]:
+        columns = [*ROW_SCHEMA.names, "variant", "_output_name"]
+        for index, row in enumerate(rows.select(columns).to_pylist()):
+            seed = self._job.seed if row["seed"] is None else row["seed"]
+            strength = self._job.strength if row["strength"] is None else row["strength"]
+            mixes = self._mixes(row["style"] or self._job.style)
+            mix = choose(mixes, seed, row["id"], row["variant"])
+            yield Item(index, row, mix, strength, seed)
+
+    def _is_done(self, item: Item, before: Rows) -> bool:
+        row = item.row
+        known = before.get((row["id"], row["variant"]))
+        return (
+            known is not None
+            and known["status"] == "done"
+            and known["job_digest"] == self._job_digest
+            and all(
+                row[name] is None or row[name] == known[name]
+                for name in ("source_uri", "source_size", "source_etag")
+            )
+        )
+
+    def _stages(self, items: list[Item], clock: Clock) -> Iterator[Item]:
+        depth = DEPTH_FIXED if self._job.pixels else DEPTH_NATIVE
+        chunk = min(CHUNK, 2 * depth)
+
+        def timed(stage: str, call: Callable[[Any], Any]) -> Callable[[Any], Any]:
+            def run(work: Any) -> Any:
+                with clock.busy(stage):
+                    return call(work)
+
+            return run
+
+        with (
+            ThreadPoolExecutor(CHUNKS_AHEAD, "fetch") as fetching,
+            ThreadPoolExecutor(self._threads, "decode") as decoding,
+            ThreadPoolExecutor(self._threads, "encode") as encoding,
+            ThreadPoolExecutor(CHUNKS_AHEAD, "put") as putting,
+        ):
+            fetch = timed("fetch", self._fetch)
+            fetched = ahead(fetching, fetch, chunks(items, chunk), CHUNKS_AHEAD)
+            decode_item = timed("decode", partial(_unless_failed, "decode", self._decode))
+            decoded = ahead(decoding, decode_item, chain.from_iterable(fetched), depth)
+            batches = map(timed("stylize", self._stylize), self._batches(decoded))
+            encode_item = timed("encode", partial(_unless_failed, "encode", self._encode))
+            encoded = ahead(encoding, encode_item, chain.from_iterable(batches), depth)
+            put = timed("put", self._put)
+            yield from chain.from_iterable(
+                ahead(putting, put, chunks(encoded, chunk), CHUNKS_AHEAD)
+            )
+
+    def _fetch(self, items: list[Item]) -> list[Item]:
+        wanted = []
+        for item in items:
+            try:
+                check_name(item.row["_output_name"])
+                wanted.append(item)
+            except RowError as error:
+                item.failure = ("fetch", error)
+        sources = [_source(item.row) for item in wanted]
+        for item, got in zip(wanted, self.storage.read(sources), strict=True):
+            if isinstance(got, RowError):
+                item.failure = ("fetch", got)
+            else:
+                item.data = got
+                item.record["source_size"] = len(got)
+                item.record["source_sha256"] = hashlib.sha256(got).hexdigest()
+        return items
+
+    def _decode(self, item: Item) -> None:
+        photo = decode(item.data, self._job.pixels, self._job.max_pixels)
+        item.data, item.pixels = b"", photo.pixels
+        item.record.update(
+            source_format=photo.format, source_width=photo.width, source_height=photo.height
+        )
+
+    def _batches(self, items: Iterable[Item]) -> Iterator[list[Item]]:
+        """Runs of items of one size, no more than a batch; failed ones ride along.
+
+        By order alone, never by time, so that a job done twice has the same batches.
+        """
+        batch: list[Item] = []
+        shape: tuple[int, ...] = ()
+        room = 0
+        for item in items:
+            if item.pixels is not None:
+                if item.pixels.shape != shape or not room:
+                    if batch:
+                        yield batch
+                    batch, shape = [], item.pixels.shape
+                    room = self._stylizer.batch_size(*shape[:2])
+                room -= 1
+            batch.append(item)
+        if batch:
+            yield batch
+
+    def _stylize(self, batch: list[Item]) -> list[Item]:
+        good = [item for item in batch if item.pixels is not None]
+        if not good:
+            return batch
+        photos = np.stack([item.pixels for item in good if item.pixels is not None])
+        try:
+            styled = self._stylizer(
+                photos, [item.mix for item in good], [item.strength for item in good]
+            )
+        except RowError as error:
+            for item in good:
+                item.pixels, item.failure = None, ("stylize", error)
+            return batch
+        for item, pixels in zip(good, styled, strict=True):
+            item.pixels = pixels
+        return batch
+
+    def _encode(self, item: Item) -> None:
+        if item.pixels is None:
+            return
+        height, width = item.pixels.shape[:2]
+        item.data = encode(item.pixels, self._job.format, self._job.quality)
+        item.pixels = None
+        item.record.update(
+            output_uri=join("images", item.row["_output_name"]),
+            output_bytes=len(item.data),
+            output_sha256=hashlib.sha256(item.data).hexdigest(),
+            output_width=width,
+            output_height=height,
+        )
+
+    def _put(self, items: list[Item]) -> list[Item]:
+        good = [item for item in items if item.failure is None]
+        self.storage.write(
+            {join(self._job.out, item.record["output_uri"]): item.data for item in good}
+        )
+        for item in items:
+            item.data = b""
+        return items
+
+    def _finish(self, item: Item, key: str, before: Rows) -> None:
+        """Complete the item's ledger row."""
+        row = item.row
+        known = before.get((row["id"], row["variant"]), {})
+        stage, error = item.failure or (None, None)
+        item.record = {
+            **{name: row[name] for name in ("id", "variant", "source_size", "source_etag")},
+            **item.record,
+            "source_uri": redact(row["source_uri"]),
+            "status": "failed" if error else "done",
+            "error_class": error.error_class if error else None,
+            "error_stage": stage,
+            "error_message": error.message if error else None,
+            "attempts": known.get("attempts", 0) + 1,
+            "style": str(item.mix),
+            "strength": item.strength,
+            "seed": item.seed,
+            "model_digest": self._model_digest,
+            "job_digest": self._job_digest,
+            "shard": key,
+            "finished_at": now(),
+        }
+
+
+def _unless_failed(stage: str, call: Callable[[Item], None], item: Item) -> Item:
+    """``item`` after ``call``; a RowError becomes its failure."""
+    if item.failure is None:
+        try:
+            call(item)
+        except RowError as error:
+            item.pixels, item.failure = None, (stage, error)
+    return item
+
+
+def _source(row: dict[str, Any]) -> Source:
+    return Source(row["source_uri"], row["_source_offset"], row["source_size"])
+
+
+def _by_row(part: pa.Table | None) -> Rows:
+    if part is None:
+        return {}
+    rows = part.select(LEDGER_SCHEMA.names).to_pylist()
+    return {(row["id"], row["variant"]): row for row in rows}
+
+
+def _part(part: pa.Table | None, finished: list[Item], rows: pa.Table) -> pa.Table:
+    """The ledger rows of a shard: those just finished, and those of ``part`` not among them.
+
+    Carried columns go from table to table, never through Python, which has not all their types.
+    """
+    table = pa.Table.from_pylist([item.record for item in finished], schema=LEDGER_SCHEMA)
+    order = pa.array([item.index for item in finished])
+    planned = {*ROW_SCHEMA.names, "variant", "_output_name"}
+    for column in rows.schema:
+        if column.name not in planned:
+            table = table.append_column(column, rows.column(column.name).take(order))
+    if part is None:
+        return table
+    redone = {(item.row["id"], item.row["variant"]) for item in finished}
+    ids = zip(part.column("id").to_pylist(), part.column("variant").to_pylist(), strict=True)
+    kept = part.filter(pa.array([row not in redone for row in ids]))
+    return pa.concat_tables([kept, table], promote_options="default")
+
+
+def _count(result: ShardResult, item: Item) -> None:
+    if item.failure is None:
+        record = item.record
+        pixels = record["output_width"] * record["output_height"]
+        result.add_done(record["source_size"], record["output_bytes"], pixels)
+    else:
+        stage, error = item.failure
+        uri = redact(item.row["source_uri"])
+        result.add_failed(Failure(item.row["id"], uri, error.error_class, stage, error.message))

@@ -1,0 +1,127 @@
+"""Pixels to stylized pixels: one object that owns the network, the device and the precision."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipeline.codec import Pixels
+from pipeline.errors import RequestError, RowError
+from pipeline.styles.mix import Mix
+from pipeline.styles.pack import Pack
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+# Below this the reflecting borders of the network would be wider than what they reflect.
+MIN_SIDE = 32
+
+# Pixels in a batch: enough to fill the device, few enough to stay in its caches.
+BATCH_PIXELS = {"cpu": 4 * 256 * 256, "cuda": 64 * 256 * 256}
+
+
+def pick_device(name: str) -> torch.device:
+    """The device that ``auto``, ``cpu``, ``cuda`` or ``cuda:1`` means here.
+
+    Raises:
+        RequestError: there is no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise RequestError(
+            f"--device {name}: torch sees {torch.cuda.device_count()} CUDA devices here"
+        )
+    return device
+
+
+def pick_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The dtype of a precision; ``auto`` is bfloat16 where the device computes with it."""
+    if name != "auto":
+        return DTYPES[name]
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if fast else torch.float32
+
+
+class Stylizer:
+    """Stylizes batches of images of one size.
+
+    Args:
+        pack: the style pack.
+        device, precision: as in Settings.
+    """
+
+    def __init__(self, pack: Pack, device: str = "auto", precision: str = "auto") -> None:
+        self.device = pick_device(device)
+        self.dtype = pick_dtype(precision, self.device)
+        self._names = pack.names
+        self._network = pack.load().to(self.device).to(memory_format=torch.channels_last)
+        for module in self._network.modules():
+            # The styles stay float32, and so do the statistics of the normalization.
+            if isinstance(module, nn.Conv2d):
+                module.to(self.dtype)
+
+    def batch_size(self, height: int, width: int) -> int:
+        """How many images of this size to give at once."""
+        return max(1, BATCH_PIXELS[self.device.type] // (height * width))
+
+    def __call__(self, photos: Pixels, mixes: Sequence[Mix], strengths: Sequence[float]) -> Pixels:
+        """Stylize images of one size.
+
+        Args:
+            photos: (B, H, W, 3) uint8, sRGB.
+            mixes: B blends of styles. strengths: B numbers, 0 (the photo) to 1.
+
+        Returns:
+            (B, H, W, 3) uint8.
+
+        Raises:
+            RowError: not even one image fits into the device's memory.
+        """
+        try:
+            return self._stylize(photos, mixes, strengths)
+        except torch.OutOfMemoryError as error:
+            if len(photos) == 1:
+                height, width = photos.shape[1:3]
+                raise RowError("resource", f"no device memory for {width}x{height}") from error
+            half = len(photos) // 2
+            parts = [slice(0, half), slice(half, None)]
+            return np.concatenate([self(photos[p], mixes[p], strengths[p]) for p in parts])
+
+    @torch.inference_mode()
+    def _stylize(self, photos: Pixels, mixes: Sequence[Mix], strengths: Sequence[float]) -> Pixels:
+        # (B, H, W, 3) in memory is what channels_last is: no copy.
+        given = torch.from_numpy(photos).to(self.device).permute(0, 3, 1, 2)
+        height, width = photos.shape[1:3]
+        inputs = _padded(given.to(self.dtype) / 255.0, self._network.stride)
+        styled = self._network(inputs, self._weights(mixes))[:, :, :height, :width].float()
+        if min(strengths) < 1.0:
+            strength = torch.tensor(strengths, device=self.device)[:, None, None, None]
+            styled = torch.lerp(given / 255.0, styled, strength)
+        result = styled.mul(255.0).round_().clamp_(0.0, 255.0).to(torch.uint8)
+        pixels: Pixels = result.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+        return pixels
+
+    def _weights(self, mixes: Sequence[Mix]) -> Tensor:
+        """(1, styles) if all mixes are the same, else (B, styles)."""
+        if all(mix == mixes[0] for mix in mixes):
+            mixes = mixes[:1]
+        rows = [[mix.parts.get(name, 0.0) for name in self._names] for mix in mixes]
+        return torch.tensor(rows, device=self.device)
+
+
+def _padded(images: Tensor, stride: int) -> Tensor:
+    """(B, 3, H, W) continued on the right and below to multiples of ``stride``."""
+    height, width = images.shape[2:]
+    down = max(MIN_SIDE, -(-height // stride) * stride) - height
+    right = max(MIN_SIDE, -(-width // stride) * stride) - width
+    if not down and not right:
+        return images
+    mode = "reflect" if down < height and right < width else "replicate"
+    return F.pad(images, (0, right, 0, down), mode)
