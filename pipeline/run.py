@@ -1,0 +1,100 @@
+"""What a run does before and after its shards. Knows no scheduler."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pipeline.errors import RequestError
+from pipeline.job import Job
+from pipeline.ledger import RESERVED, Ledger
+from pipeline.manifest import Manifest, open_manifest
+from pipeline.output import Output
+from pipeline.plan import Plan, Shard, plan_shards
+from pipeline.results import Summary
+from pipeline.spool import ShardRef, write_plan
+from pipeline.storage import Storage, absolute, join
+from pipeline.styles.mix import parse_style
+from pipeline.styles.pack import Pack, find_pack
+
+
+@dataclass(frozen=True)
+class Request:
+    """A job that has been looked at: its places answer, its style is known."""
+
+    job: Job
+    storage: Storage
+    pack: Pack
+    manifest: Manifest
+    output: Output
+
+    @property
+    def digest(self) -> str:
+        """Of the job: what its results depend on."""
+        return self.job.digest(self.pack.digest)
+
+
+def open_storage(job: Job) -> Storage:
+    """Storage for a job whose places are in full."""
+    out = absolute(job.out)
+    scratch = join(out, ".restyle", "partial") if out.startswith("/") else ""
+    return Storage(job.options, scratch)
+
+
+def prepare(job: Job) -> Request:
+    """Check all that can be checked at once, before anything is written.
+
+    Raises:
+        RequestError: what is wrong, and what to do.
+    """
+    job = job.resolved()
+    storage = open_storage(job)
+    pack = find_pack(job.pack)
+    parse_style(job.style, pack.names)
+    storage.check(job.out)
+    manifest = open_manifest(
+        storage, job.source, out=job.out, reserved=RESERVED, allow_schemes=job.allow_scheme
+    )
+    if next(manifest.read(), None) is None:
+        raise RequestError(f"{manifest.name} has no images")
+    output = Output(storage, job.out)
+    output.check(job, pack, manifest.carried)
+    return Request(job, storage, pack, manifest, output)
+
+
+def preview(request: Request) -> Plan:
+    """What a run would do; writes nothing."""
+    plan = Plan()
+    for _ in _shards(request, plan):
+        pass
+    return plan
+
+
+def begin(request: Request) -> tuple[Plan, list[ShardRef]]:
+    """Plan the run and write the plan down for the workers.
+
+    Raises:
+        RequestError: a row is wrong; then nothing is left behind.
+    """
+    plan = Plan()
+    try:
+        refs = write_plan(
+            request.storage, join(request.output.scratch, "plan"), _shards(request, plan)
+        )
+    except RequestError:
+        request.output.finish(success=False)
+        raise
+    request.output.begin(request.job, request.pack, request.manifest.carried, plan.rows)
+    return plan, refs
+
+
+def _shards(request: Request, plan: Plan) -> Iterator[Shard]:
+    ledger = Ledger(request.storage, request.job.out)
+    return plan_shards(
+        request.manifest, ledger, request.job, request.digest, request.pack.names, plan
+    )
+
+
+def end(request: Request, summary: Summary) -> None:
+    """Clear up after the last shard; the folder is marked complete if the run succeeded."""
+    request.output.finish(summary.succeeded)

@@ -1,0 +1,68 @@
+"""How fast this machine was the last time, so that a plan can say how long it will take."""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from pipeline.job import Job
+from pipeline.plan import Plan
+from pipeline.results import Summary
+from pipeline.workers import devices_for
+
+# Pixels a second of one worker where nothing has been measured yet: one core, one GPU.
+GUESS = {"cpu": 4e6, "cuda": 200e6}
+
+# A photo's pixels for each byte of its file, where only the bytes are known.
+PIXELS_PER_BYTE = 4
+
+# Shorter runs measure the start of the workers.
+MEASURED_SECONDS = 5
+
+
+def remember(job: Job, summary: Summary) -> None:
+    """Keep the speed of a run for the next plan on this machine."""
+    if summary.seconds < MEASURED_SECONDS or not summary.output_pixels:
+        return
+    known = _known() | {_key(job): summary.output_pixels / summary.seconds}
+    with suppress(OSError):  # no home, no memory
+        _file().parent.mkdir(parents=True, exist_ok=True)
+        _file().write_text(json.dumps(known))
+
+
+def estimate(job: Job, plan: Plan) -> tuple[float | None, bool]:
+    """Seconds that a plan will take, None if nothing tells; and whether that was measured here."""
+    if job.pixels:
+        pixels = plan.left * job.pixels[0] * job.pixels[1]
+    elif plan.left > plan.unknown_sizes:
+        mean_bytes = plan.left_bytes / (plan.left - plan.unknown_sizes)
+        pixels = round(plan.left * mean_bytes * PIXELS_PER_BYTE)
+    else:
+        return (None, False) if plan.left else (0.0, True)
+    known = _known().get(_key(job))
+    workers = devices_for(job, max(1, plan.shards))
+    rate = known or GUESS[_kind(job)] * len(workers)
+    return pixels / rate, known is not None
+
+
+def _kind(job: Job) -> str:
+    return "cuda" if devices_for(job, 1)[0].startswith("cuda") else "cpu"
+
+
+def _key(job: Job) -> str:
+    size = "native" if job.pixels is None else "fixed"
+    return f"{_kind(job)} {size} {job.pack or 'shipped'} {job.workers}"
+
+
+def _known() -> dict[str, float]:
+    try:
+        return dict(json.loads(_file().read_text()))
+    except (OSError, ValueError):
+        return {}
+
+
+def _file() -> Path:
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "restyle" / "speed.json"
