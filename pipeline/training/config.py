@@ -1,0 +1,78 @@
+"""What a training run is."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class TrainSettings(BaseModel):
+    """How to train, but not on which paintings."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    content: str = Field(
+        description="Photos to practise on: a folder, a manifest or a prefix; a few hundred do."
+    )
+    name: tuple[str, ...] = Field(
+        (), description="What to call the styles, in order; otherwise by their files."
+    )
+    out: str = Field("", description="The style pack to write; otherwise NAME.safetensors.")
+    features: str = Field(
+        "vgg16", description="vgg16, vgg19 (downloaded once) or a safetensors file."
+    )
+    cards: str = Field(
+        "", description="JSON file with title, artist, year, rights and source of each name."
+    )
+    steps: int = Field(4000, ge=1, description="Batches to train on.")
+    batch: int = Field(4, ge=1, description="Photos in a batch.")
+    crop: int = Field(224, ge=64, description="Side of the crops of the photos, pixels.")
+    style_size: int = Field(
+        512, ge=64, description="Longer side of the paintings, pixels; larger: larger strokes."
+    )
+    learning_rate: float = Field(2e-3, gt=0, description="Of Adam, at its highest.")
+    style_loss: Literal["statistics", "gram"] = Field(
+        "statistics", description="What makes a style; gram is that of Gatys et al. 2016."
+    )
+    content_weight: float = Field(3.0, ge=0, description="More: more of the photo.")
+    variation_weight: float = Field(2.0, ge=0, description="More: less pixel noise.")
+    seed: int = Field(0, description="Of everything that is drawn by lot.")
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="As in run.")
+    checkpoint_every: int = Field(500, ge=1, description="Steps between two checkpoints.")
+
+
+class TrainConfig(TrainSettings):
+    """Teach a network the styles of some paintings."""
+
+    images: tuple[str, ...] = Field(min_length=1, description="Paintings, one for each style.")
+
+    @model_validator(mode="after")
+    def _one_name_each(self) -> Self:
+        names = self.names
+        if len(names) != len(self.images):
+            raise ValueError(f"{len(self.images)} images but {len(names)} names")
+        if len(set(names)) < len(names):
+            raise ValueError(f"two styles have one name: {', '.join(names)}")
+        for name in names:
+            if any(sign in name for sign in ",+: "):
+                raise ValueError(f"'{name}' cannot name a style: it has one of , + : or a space")
+        return self
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The styles' names, in the order of ``images``."""
+        stems = (image.rsplit("/", 1)[-1].rsplit(".", 1)[0] for image in self.images)
+        return self.name or tuple(stem.replace(" ", "_") for stem in stems)
+
+    @property
+    def pack(self) -> str:
+        """Path of the pack."""
+        return self.out or f"{self.names[0]}.safetensors"
+
+    @property
+    def digest(self) -> str:
+        """Identity: a checkpoint continues only the run that wrote it."""
+        text = self.model_dump_json(exclude={"checkpoint_every", "device"})
+        return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,132 @@
+"""Perceptual losses: how far a picture is from the photo and from the painting.
+
+Features are lists of (B, C, H, W) activations as pipeline.networks.features gives them. Every
+style distance is relative to the painting's own magnitude, so that layers and paintings weigh
+alike; every loss returns one value per image, (B,), float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+EPS = 1e-5
+
+# relu1_1 .. relu5_1; the last layer has few positions, so its statistics are noisy.
+LAYER_WEIGHTS = (1.0, 1.0, 1.0, 1.0, 0.5)
+
+CONTENT_LAYER = 3  # relu4_1, Huang and Belongie 2017, "Arbitrary Style Transfer in Real-time"
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What one layer's activations have in common with another picture of the same style.
+
+    mean, std: (B, C) over the positions; correlation: (B, C, C) between channels;
+    gram: (B, C, C), the uncentred second moment.
+    """
+
+    mean: Tensor
+    std: Tensor
+    correlation: Tensor
+    gram: Tensor
+
+    @staticmethod
+    def stack(each: Sequence[Statistics]) -> Statistics:
+        """Those of several pictures as one batch."""
+        names = ("mean", "std", "correlation", "gram")
+        return Statistics(*(torch.cat([getattr(one, name) for one in each]) for name in names))
+
+    def pick(self, indices: Tensor) -> Statistics:
+        """Those of some pictures of the batch, in the order of ``indices``, (N,) int64."""
+        return Statistics(
+            self.mean[indices], self.std[indices], self.correlation[indices], self.gram[indices]
+        )
+
+
+def statistics(features: Tensor) -> Statistics:
+    """Statistics of (B, C, H, W) activations over their positions, in float32."""
+    x = features.float().flatten(2)
+    mean = x.mean(2)
+    centred = x - mean[:, :, None]
+    covariance = centred @ centred.mT / x.shape[2]
+    std = (covariance.diagonal(dim1=1, dim2=2) + EPS).sqrt()
+    correlation = covariance / (std[:, :, None] * std[:, None, :])
+    gram = covariance + mean[:, :, None] * mean[:, None, :]
+    return Statistics(mean, std, correlation, gram)
+
+
+def _relative(ours: Tensor, theirs: Tensor) -> Tensor:
+    """Squared distance over squared norm of ``theirs``, per image."""
+    difference = (ours - theirs).flatten(1).square().sum(1)
+    return difference / theirs.flatten(1).square().sum(1)
+
+
+def statistics_loss(ours: Sequence[Statistics], theirs: Sequence[Statistics]) -> Tensor:
+    """Distance of means, standard deviations and correlations, summed over layers.
+
+    Mean and standard deviation as in Huang and Belongie 2017, eq. 13. The correlation matrix is
+    the Gram matrix of Gatys et al. 2016 without the colours: centred and scaled to unit
+    variance, so that no channel drowns the others.
+    """
+    layers = [
+        _relative(a.mean, b.mean)
+        + _relative(a.std, b.std)
+        + _relative(a.correlation, b.correlation)
+        for a, b in zip(ours, theirs, strict=True)
+    ]
+    return _weighted(layers)
+
+
+def gram_loss(ours: Sequence[Statistics], theirs: Sequence[Statistics]) -> Tensor:
+    """Distance of Gram matrices, summed over layers (Gatys et al. 2016, eq. 3 to 5)."""
+    return _weighted([_relative(a.gram, b.gram) for a, b in zip(ours, theirs, strict=True)])
+
+
+def _weighted(layers: Sequence[Tensor]) -> Tensor:
+    """Losses of the layers, each (B,), summed by LAYER_WEIGHTS."""
+    loss = torch.stack(list(layers), dim=1)
+    return loss @ loss.new_tensor(LAYER_WEIGHTS)
+
+
+STYLE_LOSSES = {"statistics": statistics_loss, "gram": gram_loss}
+
+
+def content_loss(ours: Sequence[Tensor], photo: Sequence[Tensor]) -> Tensor:
+    """Mean squared distance of relu4_1, each channel normalized over the picture.
+
+    The feature reconstruction loss of Johnson et al. 2016, eq. 2, on instance-normalized
+    features, so that it asks for the photo's shapes and not for its contrast and colours.
+    """
+    a, b = (F.instance_norm(f[CONTENT_LAYER].float()) for f in (ours, photo))
+    return (a - b).square().flatten(1).mean(1)
+
+
+def total_variation(images: Tensor) -> Tensor:
+    """Mean absolute difference of neighbouring pixels, (B, 3, H, W) -> (B,).
+
+    The anisotropic total variation of Rudin, Osher and Fatemi 1992, per pixel.
+    """
+    x = images.float()
+    rows = (x[:, :, 1:] - x[:, :, :-1]).abs().flatten(1).mean(1)
+    columns = (x[:, :, :, 1:] - x[:, :, :, :-1]).abs().flatten(1).mean(1)
+    return rows + columns
+
+
+def variation_hinge(images: Tensor, painting: Tensor) -> Tensor:
+    """How much more a picture varies from pixel to pixel than the painting does.
+
+    Small networks satisfy every feature loss with pixel noise; a hinge at the painting's own
+    total variation ``painting``, (B,), forbids that without smoothing the strokes away.
+    """
+    return F.relu(total_variation(images) / painting - 1.0)
+
+
+def range_loss(images: Tensor) -> Tensor:
+    """Mean distance by which pixels leave 0..1, where clamping would cut gradients, (B,)."""
+    x = images.float()
+    return (x - x.clamp(0.0, 1.0)).abs().flatten(1).mean(1)
