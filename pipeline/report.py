@@ -1,0 +1,175 @@
+"""For the eyes: one page with originals beside results, figures and failures; a contact sheet."""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+from jinja2 import Environment, PackageLoader
+from PIL import Image
+
+from pipeline.codec import Pixels, decode
+from pipeline.errors import RequestError, RowError
+from pipeline.ledger import Ledger
+from pipeline.manifest.tars import tar_source
+from pipeline.status import Status, read_status
+from pipeline.storage import Source, Storage, join
+from pipeline.text import plural, size, span
+
+# Parts of the ledger that are looked through for examples, and examples of each style.
+PARTS_SAMPLED = 64
+EXAMPLES_PER_STYLE = 12
+FAILURES_SHOWN = 200
+
+THUMBNAIL = 320  # width, pixels
+MAX_PIXELS = 100_000_000
+
+BARS = 120  # of the throughput plot
+
+
+@dataclass(frozen=True)
+class Example:
+    """A result and its original, (H, W, 3) uint8 of one size."""
+
+    row: dict[str, Any]
+    photo: Pixels
+    result: Pixels
+
+
+def examples(storage: Storage, out: str, per_style: int, width: int) -> list[Example]:
+    """Some results with their originals, of every style, spread over the job.
+
+    Those that cannot be read any more are left out.
+
+    Args:
+        width: of the pictures, pixels.
+    """
+    rows = _done_rows(storage, out)
+    found = []
+    for style in sorted({row["style"] for row in rows}):
+        of_style = [row for row in rows if row["style"] == style]
+        for row in of_style[:: max(1, len(of_style) // per_style)][:per_style]:
+            size = (width, max(1, round(width * row["output_height"] / row["output_width"])))
+            try:
+                photo = _picture(storage, row["source_uri"], size)
+                result = _picture(storage, join(out, row["output_uri"]), size)
+            except (RowError, RequestError):
+                continue
+            found.append(Example(row, photo, result))
+    return found
+
+
+def _done_rows(storage: Storage, out: str) -> list[dict[str, Any]]:
+    ledger = Ledger(storage, out)
+    parts = ledger.parts()
+    columns = ["id", "style", "strength", "source_uri", "output_uri", "output_width",
+               "output_height"]  # fmt: skip
+    dataset = ledger.dataset(parts[:: max(1, len(parts) // PARTS_SAMPLED)][:PARTS_SAMPLED])
+    if dataset is None:
+        return []
+    return dataset.to_table(columns, filter=pc.field("status") == "done").to_pylist()
+
+
+def _picture(storage: Storage, uri: str, size: tuple[int, int]) -> Pixels:
+    source = tar_source(storage, uri) if uri.startswith("tar://") else Source(uri)
+    (data,) = storage.read([source])
+    if isinstance(data, RowError):
+        raise data
+    return decode(data, size, MAX_PIXELS).pixels
+
+
+def contact_sheet(storage: Storage, out: str, columns: int = 6, side: int = 160) -> bytes | None:
+    """A JPEG with originals above and results below, or None if there are none yet."""
+    shown = examples(storage, out, columns, side)
+    shown = shown[:: max(1, len(shown) // columns)][:columns]
+    if not shown:
+        return None
+    rows = [[_square(e.photo, side) for e in shown], [_square(e.result, side) for e in shown]]
+    sheet = np.concatenate([np.concatenate(row, axis=1) for row in rows])
+    return _jpeg(sheet)
+
+
+def _square(pixels: Pixels, side: int) -> Pixels:
+    """The middle of a picture ``side`` wide, made as high."""
+    image = Image.fromarray(pixels)
+    edge = min(image.size)
+    left, top = (image.width - edge) // 2, (image.height - edge) // 2
+    box = (left, top, left + edge, top + edge)
+    return np.array(image.resize((side, side), Image.Resampling.LANCZOS, box=box))
+
+
+def _jpeg(pixels: Pixels) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=82, optimize=True)
+    return buffer.getvalue()
+
+
+def data_uri(jpeg: bytes) -> str:
+    """A picture as the address of itself, so that a page needs no other file."""
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
+
+
+def write_report(storage: Storage, out: str) -> str:
+    """Write OUT/report.html, one file that needs no other; its URL.
+
+    Raises:
+        RequestError: there is no job in ``out``.
+    """
+    status = read_status(storage, out)
+    pictures = [
+        {**e.row, "photo": data_uri(_jpeg(e.photo)), "result": data_uri(_jpeg(e.result))}
+        for e in examples(storage, out, EXAMPLES_PER_STYLE, THUMBNAIL)
+    ]
+    page = Environment(
+        loader=PackageLoader("pipeline", "templates"), autoescape=True, trim_blocks=True
+    )
+    page.filters |= {"span": span, "size": size, "plural": plural}
+    bars = _bars(status)
+    html = page.get_template("report.html").render(
+        status=status,
+        pictures=pictures,
+        failures=_failures(storage, out),
+        bars=bars,
+        average=sum(status.last_run().values()) / bars[-1].end if bars else 0.0,
+    )
+    url = join(out, "report.html")
+    storage.write({url: html.encode()})
+    return url
+
+
+def _failures(storage: Storage, out: str) -> list[dict[str, Any]]:
+    dataset = Ledger(storage, out).dataset()
+    if dataset is None:
+        return []
+    columns = ["id", "source_uri", "error_class", "error_stage", "error_message", "attempts"]
+    failed = pc.field("status") == "failed"
+    return dataset.head(FAILURES_SHOWN, columns=columns, filter=failed).to_pylist()
+
+
+@dataclass(frozen=True)
+class Bar:
+    """Images finished a second, over a stretch of the last run; times in seconds from its start."""
+
+    start: float
+    end: float
+    rate: float
+
+
+def _bars(status: Status) -> list[Bar]:
+    run = status.last_run()
+    if not run:
+        return []
+    first, seconds = min(run), max(run) - min(run) + 1
+    width = max(1, -(-seconds // BARS))
+    counts = np.zeros(-(-seconds // width))
+    for second, n in run.items():
+        counts[(second - first) // width] += n
+    ends = [min((index + 1) * width, seconds) for index in range(len(counts))]
+    return [
+        Bar(index * width, end, n / (end - index * width))
+        for index, (end, n) in enumerate(zip(ends, counts.tolist(), strict=True))
+    ]

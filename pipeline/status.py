@@ -1,0 +1,97 @@
+"""How far a job is, from its output folder alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+
+from pipeline.errors import RequestError
+from pipeline.ledger import Ledger
+from pipeline.output import Output
+from pipeline.storage import Storage, redact
+
+# Seconds without a finished row that separate one run from the next.
+PAUSE = 600
+
+# Seconds over which the present speed is measured.
+WINDOW = 60
+
+
+@dataclass
+class Status:
+    """Figures of a job.
+
+    Args:
+        job: what job.json says. rows: of the job when it was last planned.
+        done, failed: rows in the ledger.
+        per_second: rows finished in each second since the epoch in which there were any.
+    """
+
+    job: dict[str, Any]
+    rows: int
+    done: int = 0
+    failed: int = 0
+    output_bytes: int = 0
+    styles: Counter[str] = field(default_factory=Counter)
+    classes: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+    per_second: Counter[int] = field(default_factory=Counter)
+    succeeded: bool = False
+
+    def last_run(self) -> dict[int, int]:
+        """Rows finished in each second of the last run, seconds in order."""
+        seconds = sorted(self.per_second)
+        first = len(seconds) - 1
+        while first > 0 and seconds[first] - seconds[first - 1] < PAUSE:
+            first -= 1
+        return {second: self.per_second[second] for second in seconds[max(first, 0) :]}
+
+    @property
+    def rate(self) -> float:
+        """Rows a second at the end of the last run."""
+        run = self.last_run()
+        if not run:
+            return 0.0
+        end = max(run)
+        recent = {second: n for second, n in run.items() if second > end - WINDOW}
+        return sum(recent.values()) / (end - min(recent) + 1)
+
+    @property
+    def left(self) -> int:
+        """Rows that the ledger does not have yet."""
+        return max(0, self.rows - self.done - self.failed)
+
+
+def read_status(storage: Storage, out: str) -> Status:
+    """The status of the job in the folder ``out``, while it runs or after.
+
+    Raises:
+        RequestError: there is no job, or its ledger cannot be read.
+    """
+    output = Output(storage, out)
+    job = output.read_job()
+    if job is None:
+        raise RequestError(f"{redact(out)} is not the output folder of a job: it has no job.json")
+    status = Status(job, job["rows"], succeeded=output.succeeded())
+    columns = ["status", "error_class", "error_message", "style", "output_bytes", "finished_at"]
+    for batch in Ledger(storage, out).scan(columns):
+        done = pc.equal(batch.column("status"), "done")
+        count = pc.sum(done).as_py() or 0
+        status.done += count
+        status.failed += len(batch) - count
+        status.output_bytes += pc.sum(batch.column("output_bytes")).as_py() or 0
+        status.styles += _counts(batch.filter(done).column("style"))
+        failed = batch.filter(pc.invert(done))
+        status.classes += _counts(failed.column("error_class"))
+        status.reasons += _counts(failed.column("error_message"))
+        seconds = np.asarray(batch.column("finished_at").cast("int64")) // 1_000_000
+        status.per_second.update(dict(zip(*np.unique(seconds, return_counts=True), strict=True)))
+    return status
+
+
+def _counts(column: Any) -> Counter[str]:
+    return Counter({item["values"]: item["counts"] for item in pc.value_counts(column).to_pylist()})
