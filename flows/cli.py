@@ -1,0 +1,219 @@
+"""The command line. Imports only what a command needs, so that help comes at once."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import cyclopts
+from cyclopts import App, Parameter
+from pydantic import ValidationError
+
+from pipeline.errors import RequestError, SystemFault
+from pipeline.job import Job, Settings
+from pipeline.training.config import TrainConfig, TrainSettings
+
+DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
+
+
+def _shown(value: Any) -> Any:
+    """A default, if it is worth a place in the help."""
+    return None if value in (None, False, "", ()) else value
+
+
+app = App(
+    name="restyle",
+    help="Stylize whole collections of images.",
+    default_parameter=Parameter(negative=(), show_default=_shown),
+)
+styles_app = App(name="styles", help="What is on board.")
+app.command(styles_app)
+
+JobOptions = Annotated[Settings, Parameter(name="*")]
+TrainOptions = Annotated[TrainSettings, Parameter(name="*")]
+StorageOption = Annotated[
+    tuple[str, ...], Parameter(help="key=value for S3: endpoint_url, profile, region, anon.")
+]
+
+
+@app.command
+def run(source: str, /, *, settings: JobOptions) -> int:
+    """Stylize the images of SOURCE. The same command again does what is left.
+
+    Parameters
+    ----------
+    source
+        A manifest (.parquet, .csv, .jsonl, .txt); a folder, prefix or glob of images; a .tar.
+    """
+    from flows.terminal import run_job
+
+    return run_job(Job(source=source, **settings.model_dump()))
+
+
+@app.command
+def plan(source: str, /, *, settings: JobOptions) -> int:
+    """Say what run would do: rows, bytes, shards, what is done, time. Does nothing.
+
+    Parameters
+    ----------
+    source
+        As for run.
+    """
+    from flows.terminal import show_plan
+
+    return show_plan(Job(source=source, **settings.model_dump()))
+
+
+@app.command
+def status(out: str, /, *, storage_option: StorageOption = ()) -> int:
+    """How far a job is, how fast, and what failed; from its output folder alone.
+
+    Parameters
+    ----------
+    out
+        The output folder of a job that runs or has run.
+    """
+    from flows.terminal import show_status
+
+    return show_status(out, storage_option)
+
+
+@app.command
+def report(out: str, /, *, storage_option: StorageOption = ()) -> int:
+    """Write OUT/report.html: originals beside results, throughput, failures.
+
+    Parameters
+    ----------
+    out
+        The output folder of a job that runs or has run.
+    """
+    from flows.terminal import make_report
+
+    return make_report(out, storage_option)
+
+
+@styles_app.command(name="list")
+def list_styles(*, pack: str = "") -> int:
+    """The styles of a pack.
+
+    Parameters
+    ----------
+    pack
+        A pack of your own instead of the shipped one.
+    """
+    from flows.terminal import show_styles
+
+    return show_styles(pack)
+
+
+@styles_app.command
+def show(name: str, /, *, pack: str = "") -> int:
+    """All there is to know of a style.
+
+    Parameters
+    ----------
+    name
+        As it is called in the list.
+    pack
+        A pack of your own instead of the shipped one.
+    """
+    from flows.terminal import show_style
+
+    return show_style(name, pack)
+
+
+@app.command
+def train(*images: str, settings: TrainOptions) -> int:
+    """Teach a new network the styles of some paintings.
+
+    Parameters
+    ----------
+    images
+        Paintings, one for each style.
+    """
+    from flows.terminal import train_pack
+
+    return train_pack(TrainConfig(images=images, **settings.model_dump()))
+
+
+@app.command
+def bench(*, images: str = "", count: int = 256, json: bool = False) -> int:
+    """How fast restyle is here, stage by stage, and against the usual way.
+
+    Parameters
+    ----------
+    images
+        A folder of photos to use instead of synthetic ones.
+    count
+        How many images to run end to end.
+    json
+        Print figures as JSON.
+    """
+    from flows.terminal import run_bench
+
+    return run_bench(images, count, json)
+
+
+@app.command
+def demo(out: str = "demo", /) -> int:
+    """Stylize some sample photos in every style and make a page of them.
+
+    Parameters
+    ----------
+    out
+        Folder for the photos and the results.
+    """
+    from flows.demo import run_demo
+
+    return run_demo(out)
+
+
+@app.meta.default
+def _with_config(
+    *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
+    config: Annotated[
+        Path | None, Parameter(help="TOML file with any of the options; flags win over it.")
+    ] = None,
+) -> Any:
+    if config:
+        if not config.is_file():
+            raise RequestError(f"--config {config}: there is no such file")
+        app.config = cyclopts.config.Toml(config, use_commands_as_keys=False)
+    return app(tokens, exit_on_error=False, print_error=False)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; its exit code."""
+    tokens = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return int(app.meta(tokens, exit_on_error=False, print_error=False) or DONE)
+    except (cyclopts.CycloptsError, ValidationError) as error:
+        return _say(_option_errors(error), WRONG)
+    except RequestError as error:
+        return _say(str(error), WRONG)
+    except SystemFault as error:
+        return _say(str(error), FAILED)
+    except KeyboardInterrupt:
+        return _say("interrupted; the same command carries on", INTERRUPTED)
+
+
+def _say(message: str, code: int) -> int:
+    print(f"restyle: {message}", file=sys.stderr)
+    return code
+
+
+def _option_errors(error: Exception) -> str:
+    """What is wrong with the options, each in one line, in the words of the command line."""
+    cause = error if isinstance(error, ValidationError) else error.__cause__
+    if not isinstance(cause, ValidationError):
+        return str(error).rstrip(".")
+    lines = {}
+    for problem in cause.errors(include_url=False):
+        name = str(problem["loc"][0]).replace("_", "-") if problem["loc"] else ""
+        said = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "missing":
+            said = "is required"
+        lines[name] = f"--{name}: {said}" if name else said
+    return "\nrestyle: ".join(lines.values())

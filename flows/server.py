@@ -1,0 +1,87 @@
+"""A Prefect server for those who have none: one child process for one run."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import IO
+from urllib.request import urlopen
+
+from pipeline.errors import SystemFault
+
+USUAL_PORT = 4200
+START_SECONDS = 120
+
+
+@contextmanager
+def prefect_api() -> Iterator[str]:
+    """Inside, flows run against the configured Prefect API, or a server started for this run.
+
+    Yields:
+        The URL of its pages, for people. A server of our own uses Prefect's usual database, so
+        ``prefect server start`` shows its runs later.
+
+    Raises:
+        SystemFault: the server did not start.
+    """
+    from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
+
+    settings = get_current_settings()
+    if settings.api.url:
+        yield settings.ui_url or str(settings.api.url).removesuffix("/api")
+        return
+    port = _free_port()
+    address = f"http://127.0.0.1:{port}"
+    with tempfile.TemporaryFile() as log:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1",
+             "--port", str(port), "--log-level", "WARNING"],
+            stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+            env=os.environ | {
+                "PREFECT_SERVER_UI_API_URL": f"{address}/api",  # otherwise its pages ask port 4200
+                "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+                "DO_NOT_TRACK": "1",
+            },
+        )  # fmt: skip
+        try:
+            _wait(child, f"{address}/api/health", log)
+            with temporary_settings({PREFECT_API_URL: f"{address}/api"}):
+                yield address
+        finally:
+            child.terminate()
+            try:
+                child.wait(10)
+            except subprocess.TimeoutExpired:
+                child.kill()
+
+
+def _wait(child: subprocess.Popen[bytes], health: str, log: IO[bytes]) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        if child.poll() is not None:
+            log.seek(0)
+            said = log.read().decode(errors="replace")[-2000:]
+            raise SystemFault(f"the Prefect server ended with {child.returncode}:\n{said}")
+        with suppress(OSError), urlopen(health, timeout=2):
+            return
+        time.sleep(0.2)
+    raise SystemFault(
+        f"the Prefect server did not answer at {health} within {START_SECONDS} s; start one "
+        "yourself (prefect server start) and set PREFECT_API_URL"
+    )
+
+
+def _free_port() -> int:
+    """The usual port if it is free, for the sake of bookmarks."""
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", USUAL_PORT))
+        except OSError:
+            probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,107 @@
+"""The main job as a Prefect flow: plan, one task run for each shard, finish."""
+
+from __future__ import annotations
+
+import queue
+import time
+from itertools import islice
+
+from prefect import State, flow, get_run_logger, tags
+from prefect.futures import PrefectFuture
+from prefect.runtime import flow_run
+from prefect.states import Completed, Failed
+
+from pipeline.job import Job
+from pipeline.plan import Plan
+from pipeline.results import ShardResult, Summary
+from pipeline.spool import ShardRef
+from pipeline.workers import WorkerPool, devices_for
+from tasks.artifacts import ProgressArtifact, publish_summary
+from tasks.prepare import finish_run, plan_run
+from tasks.progress import Tracker, watcher
+from tasks.shards import stylize_shard
+
+# Seconds between two looks at how far the shards are.
+LOOK_EVERY = 0.5
+
+
+def run_name() -> str:
+    """What the UI calls a run: the style, the source and where the results go."""
+    job = flow_run.parameters["job"]
+    job = job if isinstance(job, Job) else Job.model_validate(job)
+    source, out = (place.rstrip("/").rsplit("/", 1)[-1] or place for place in (job.source, job.out))
+    name = f"{job.style}: {source} to {out}"
+    # Prefect's pages leave out what is not ASCII.
+    return name.encode("ascii", "replace").decode()[:120]
+
+
+@flow(name="stylize", flow_run_name=run_name, persist_result=False)
+def stylize(job: Job) -> State[Summary]:
+    """Stylize a collection of images; what is done already is not done again."""
+    logger = get_run_logger()
+    with tags(f"style:{job.style}"[:100]):
+        request, plan, refs = plan_run(job)
+        summary = Summary.of(request.job, plan)
+        logger.info(
+            "%s rows: %s done before, %s failed before, %s to do in %s shards",
+            *(f"{n:,}" for n in (plan.rows, plan.done, plan.failed, plan.left, len(refs))),
+        )
+        started = time.monotonic()
+        if refs:
+            _do_shards(request.job, plan, refs, summary)
+        summary.seconds = time.monotonic() - started
+        finish_run(request, summary)
+    publish_summary(request, summary)
+    ending = Completed if summary.succeeded else Failed
+    return ending(message=str(summary), data=summary)
+
+
+def _do_shards(job: Job, plan: Plan, refs: list[ShardRef], summary: Summary) -> None:
+    """Do all shards, as many at a time as there are workers; stop early if it is no use."""
+    tracker = Tracker(plan)
+    progress = ProgressArtifact()
+    pool = WorkerPool(job, devices_for(job, len(refs)))
+    finished: queue.Queue[PrefectFuture[ShardResult]] = queue.Queue()
+    waiting = iter(refs)
+    running = 0
+    try:
+        for ref in islice(waiting, pool.workers):
+            _submit(ref, pool, tracker, finished)
+            running += 1
+        while running:
+            try:
+                outcome = finished.get(timeout=LOOK_EVERY).result(raise_on_failure=False)
+            except queue.Empty:
+                outcome = None
+            if outcome is not None:
+                running -= 1
+                _count(outcome, summary)
+                following = None if summary.stopped else next(waiting, None)
+                if following:
+                    _submit(following, pool, tracker, finished)
+                    running += 1
+            snapshot = tracker.snapshot()
+            watcher.get()(snapshot)
+            progress.show(snapshot)
+    finally:
+        pool.close()
+
+
+def _submit(
+    ref: ShardRef,
+    pool: WorkerPool,
+    tracker: Tracker,
+    finished: queue.Queue[PrefectFuture[ShardResult]],
+) -> None:
+    stylize_shard.submit(ref, pool, tracker).add_done_callback(finished.put)
+
+
+def _count(outcome: ShardResult | Exception, summary: Summary) -> None:
+    if isinstance(outcome, ShardResult):
+        summary.add(outcome)
+        if summary.hopeless:
+            summary.stopped = summary.stopped or (
+                f"more than {summary.max_failed:.0%} of the rows failed (--max-failed)"
+            )
+    else:
+        summary.stopped = summary.stopped or str(outcome) or type(outcome).__name__

@@ -1,0 +1,263 @@
+"""The commands, as people see them in a terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column, Table
+
+from pipeline.errors import RequestError, SystemFault
+from pipeline.job import Job
+from pipeline.results import Summary
+from pipeline.storage import Storage, absolute, redact
+from pipeline.styles.mix import parse_style
+from pipeline.styles.pack import find_pack
+from pipeline.text import plural, size, span
+
+if TYPE_CHECKING:
+    from pipeline.training.config import TrainConfig
+    from pipeline.training.loop import Step
+    from tasks.progress import Snapshot
+
+REASONS_SHOWN = 3
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+def run_job(job: Job) -> int:
+    """Run a job as a Prefect flow, with a progress bar; the exit code."""
+    from pipeline.run import prepare
+
+    prepare(job)  # before anything is started: a wrong request is told at once
+    summary = run_flow(job)
+    show_summary(summary)
+    return 0 if summary.succeeded else 1
+
+
+def run_flow(job: Job) -> Summary:
+    """Run the stylize flow in this process, against the configured Prefect API or one of its own.
+
+    Raises:
+        RequestError: a row of the manifest is wrong. SystemFault: the run could not begin.
+    """
+    # The terminal shows a bar instead; in the UI all is there.
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    from flows.server import prefect_api
+    from flows.stylize import stylize
+    from tasks.progress import watcher
+
+    with console.status("starting Prefect") as starting, prefect_api() as address:
+        starting.stop()
+        console.print(f"watch it at [link={address}/runs]{address}/runs[/link]")
+        with _progress_bar(job.style) as show:
+            token = watcher.set(show)
+            try:
+                state = stylize(job, return_state=True)
+            finally:
+                watcher.reset(token)
+    outcome = state.result(raise_on_failure=False)
+    if isinstance(outcome, Summary):
+        return outcome
+    raise outcome if isinstance(outcome, Exception) else SystemFault(str(state.message))
+
+
+@contextmanager
+def _progress_bar(style: str) -> Iterator[Callable[[Snapshot], None]]:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        TextColumn("{task.fields[text]}"),
+    )
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task(escape(style), total=None, text="planning")
+
+        def show(snapshot: Snapshot) -> None:
+            finished = snapshot.done + snapshot.failed
+            text = f"{finished:,}/{snapshot.rows:,}"
+            if snapshot.rate:
+                text += f"  {snapshot.rate:,.0f} images/s"
+            if snapshot.remaining is not None:
+                text += f"  {span(snapshot.remaining)} left"
+            if snapshot.failed:
+                text += f"  [red]{snapshot.failed:,} failed[/red]"
+            progress.update(bar, total=snapshot.rows, completed=finished, text=text)
+
+        yield show
+
+
+def show_summary(summary: Summary) -> None:
+    """Say what a run has done and where it is."""
+    out = escape(redact(summary.out))
+    colour = "green" if summary.succeeded else "red"
+    console.print(f"\n[bold {colour}]{escape(str(summary))}[/]")
+    if summary.new_done + summary.new_failed:
+        rate = f"{summary.images_per_second:,.1f} images/s"
+        console.print(f"  {span(summary.seconds)}, {rate}, {size(summary.output_bytes)} written")
+    console.print(f"  results in {out}/images, ledger in {out}/metadata")
+    _show_reasons(summary.reasons)
+    if summary.too_many_failed:
+        console.print(f"  more than {summary.max_failed:.0%} of the rows failed (--max-failed)")
+    console.print(f"  a page of pictures: restyle report {out}")
+
+
+def _show_reasons(reasons: Counter[str]) -> None:
+    if reasons:
+        console.print("  why images failed:")
+        for reason, count in reasons.most_common(REASONS_SHOWN):
+            console.print(f"  {count:>7,}  {escape(reason)}")
+
+
+def show_plan(job: Job) -> int:
+    """Say what a run would do; the exit code."""
+    from pipeline.run import prepare, preview
+    from pipeline.speed import estimate
+
+    request = prepare(job)
+    with console.status("reading the manifest"):
+        plan = preview(request)
+    seconds, measured = estimate(request.job, plan)
+    if plan.unknown_sizes == plan.left and plan.left:
+        amount = "unknown: the manifest does not tell"
+    else:
+        amount = size(plan.left_bytes)
+        if plan.unknown_sizes:
+            amount += f", and {plural(plan.unknown_sizes, 'row')} of unknown size"
+    guess = "" if measured else " (a guess until the first run on this machine)"
+    table = Table.grid(padding=(0, 2))
+    for label, text in (
+        ("rows", f"{plan.rows:,}"),
+        ("done before", f"{plan.done:,}"),
+        ("failed before", f"{plan.failed:,}" if plan.failed else ""),
+        ("left to do", f"{plan.left:,}"),
+        ("to be read", amount if plan.left else ""),
+        ("shards", f"{plan.shards:,} of up to {job.shard_size:,} rows"),
+        ("time", "unknown" if seconds is None else f"about {span(seconds)}{guess}"),
+    ):
+        if text:
+            table.add_row(label, text)
+    console.print(table)
+    return 0
+
+
+def show_status(out: str, storage_option: tuple[str, ...]) -> int:
+    """Say how far a job is, from its ledger; the exit code."""
+    from pipeline.status import read_status
+
+    out = absolute(out)
+    status = read_status(_storage(storage_option), out)
+    text = f"{status.done:,} of {status.rows:,} stylized"
+    if status.failed:
+        text += f", {status.failed:,} failed"
+    if status.left:
+        text += f", {status.left:,} left"
+    console.print(f"[bold]{text}[/]{'' if status.left else ', complete'}")
+    if run := status.last_run():
+        line = f"  {status.rate:,.1f} images/s at the end of the last {span(max(run) - min(run))}"
+        if status.left and status.rate:
+            line += f", {span(status.left / status.rate)} to go at that rate"
+        console.print(line)
+    console.print(f"  {size(status.output_bytes)} in {escape(redact(out))}/images")
+    _show_reasons(status.reasons)
+    return 0
+
+
+def make_report(out: str, storage_option: tuple[str, ...]) -> int:
+    """Write the page of a job and say where it is; the exit code."""
+    from pipeline.report import write_report
+
+    url = write_report(_storage(storage_option), absolute(out))
+    console.print(redact(url))
+    return 0
+
+
+def _storage(storage_option: tuple[str, ...]) -> Storage:
+    return Storage(dict(option.split("=", 1) for option in storage_option if "=" in option))
+
+
+def show_styles(path: str) -> int:
+    """List the styles of a pack; the exit code."""
+    table = Table.grid(padding=(0, 2))
+    for card in find_pack(path).cards:
+        table.add_row(f"[bold]{card.name}[/]", card.title, card.artist, card.year, card.rights)
+    console.print(table)
+    return 0
+
+
+def show_style(name: str, path: str) -> int:
+    """Print a style's card as JSON; the exit code."""
+    pack = find_pack(path)
+    parse_style(name, pack.names)
+    card = next((card for card in pack.cards if card.name == name), None)
+    if card is None:
+        raise RequestError(f"'{name}' is a blend; give one style")
+    console.print_json(json.dumps(asdict(card) | {"pack": pack.path.name, "digest": pack.digest}))
+    return 0
+
+
+def train_pack(config: TrainConfig) -> int:
+    """Train a style pack, with a progress bar; the exit code."""
+    from pipeline.training.loop import Trainer
+    from pipeline.training.preview import preview
+
+    with console.status("reading photos, paintings and the feature network"):
+        trainer = Trainer(config)
+    sheet = trainer.pack.with_suffix(".png")
+    console.print(
+        f"{plural(len(config.images), 'style')}, {plural(len(trainer.content), 'photo')}, on "
+        f"{trainer.device}; after a stop the same command goes on from the last checkpoint"
+    )
+
+    def draw_sheet() -> None:
+        preview(trainer.network, trainer.paintings, trainer.content.batch(6, 0)).save(sheet)
+
+    columns = (TextColumn("step {task.completed:,}"), BarColumn(bar_width=None),
+               TextColumn("{task.fields[text]}"), TimeRemainingColumn())  # fmt: skip
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task("", total=config.steps, completed=trainer.step, text="")
+
+        def show(step: Step) -> None:
+            text = f"style {step.style:.2f}  content {step.content:.2f}"
+            progress.update(bar, completed=step.number, text=text)
+
+        trainer.run(show, draw_sheet)
+    draw_sheet()
+    console.print(
+        f"[bold green]{escape(str(trainer.pack))}[/] is ready, {escape(str(sheet))} shows it\n"
+        f"  restyle run PHOTOS --out OUT --pack {escape(str(trainer.pack))} "
+        f"--style {config.names[0]}"
+    )
+    return 0
+
+
+def run_bench(images: str, count: int, as_json: bool) -> int:
+    """Measure and print; the exit code."""
+    from pipeline.bench import measure
+
+    with console.status("measuring") as at_work:
+        figures = measure(images, count, lambda what: at_work.update(f"measuring: {what}"))
+    if as_json:
+        print(json.dumps(asdict(figures), indent=2))
+        return 0
+    table = Table.grid(padding=(0, 2))
+    table.columns = [Column(), Column(justify="right")]
+    for label, rate in (
+        ("decode alone", figures.decode),
+        ("network alone", figures.network),
+        ("encode alone", figures.encode),
+        ("end to end", figures.end_to_end),
+        ("the usual way", figures.usual_way),
+    ):
+        table.add_row(label, f"{rate:,.1f} images/s")
+    table.add_row("end to end against the usual way", f"{figures.ratio:.1f} times")
+    console.print(f"{figures.size}x{figures.size} JPEG to JPEG, {figures.machine}")
+    console.print(table)
+    return 0

@@ -1,0 +1,106 @@
+"""What a run shows in the Prefect UI besides its timeline."""
+
+from __future__ import annotations
+
+import html
+import time
+from uuid import UUID
+
+from prefect.artifacts import (
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+
+from pipeline.report import contact_sheet, data_uri
+from pipeline.results import Summary
+from pipeline.run import Request
+from pipeline.storage import redact
+from pipeline.text import plural, size, span
+from tasks.progress import Snapshot
+
+# Seconds between two updates of the progress artifact: each is a request to the API.
+UPDATE_EVERY = 2.0
+
+FAILURES_SHOWN = 50
+
+
+class ProgressArtifact:
+    """A bar in the UI that moves while the run goes on; made when there is something to show."""
+
+    def __init__(self) -> None:
+        self._id: UUID | None = None
+        self._updated = 0.0
+
+    def show(self, snapshot: Snapshot, last: bool = False) -> None:
+        """Show how far the run is; does nothing if it was shown a moment ago."""
+        now = time.monotonic()
+        if not last and now - self._updated < UPDATE_EVERY:
+            return
+        self._updated = now
+        text = f"{snapshot.done + snapshot.failed:,} of {snapshot.rows:,} images"
+        if snapshot.failed:
+            text += f", {snapshot.failed:,} failed"
+        if snapshot.rate:
+            text += f", {snapshot.rate:,.0f} images/s"
+        if snapshot.remaining and not last:
+            text += f", {span(snapshot.remaining)} left"
+        progress = round(snapshot.percent, 1)
+        if self._id is None:
+            made = create_progress_artifact(progress, key="stylize-progress", description=text)
+            self._id = made if isinstance(made, UUID) else None
+        else:
+            update_progress_artifact(self._id, progress, description=text)
+
+
+def publish_summary(request: Request, summary: Summary) -> None:
+    """A page about the run with a small contact sheet, and a table of what failed."""
+    create_markdown_artifact(
+        _summary_page(request, summary), key="stylize-summary", description=str(summary)
+    )
+    if summary.failures:
+        shown = summary.failures[:FAILURES_SHOWN]
+        create_table_artifact(
+            [
+                {"image": f.id, "why": f.message, "stage": f.stage, "kind": f.error_class,
+                 "source": f.source_uri}
+                for f in shown
+            ],
+            key="stylize-failures",
+            description=f"{len(shown)} of {plural(summary.new_failed, 'failure')} of this run",
+        )  # fmt: skip
+
+
+def _summary_page(request: Request, summary: Summary) -> str:
+    job = request.job
+    lines = [f"# {summary}", "", f"`{request.manifest.name}` → `{redact(job.out)}`", ""]
+    if sheet := contact_sheet(request.storage, job.out):
+        lines += [f"![originals above, results below]({data_uri(sheet)})", ""]
+    lines += [
+        "| | |",
+        "|---|---:|",
+        f"| style | {job.style} |",
+        f"| stylized in this run | {summary.new_done:,} |",
+        f"| failed in this run | {summary.new_failed:,} |",
+        f"| time | {span(summary.seconds)} |",
+        f"| images a second | {summary.images_per_second:,.1f} |",
+        f"| read | {size(summary.source_bytes)} |",
+        f"| written | {size(summary.output_bytes)} |",
+        f"| shards | {summary.shards:,} |",
+        "",
+    ]
+    if summary.reasons:
+        lines += ["## Why images failed", "", "| images | reason |", "|---:|---|"]
+        lines += [f"| {n:,} | {_cell(why)} |" for why, n in summary.reasons.most_common(10)]
+        lines += [""]
+    if busy := {name: s for name, s in summary.stages.items() if name != "wall"}:
+        lines += ["## Where the time went", "", "Seconds that each stage was busy, over all "
+                  "workers and threads.", "", "| stage | s |", "|---|---:|"]  # fmt: skip
+        lines += [f"| {stage} | {seconds:,.1f} |" for stage, seconds in busy.items()]
+    return "\n".join(lines)
+
+
+def _cell(text: str) -> str:
+    """Text that stays in its cell of a markdown table and is nothing but text."""
+    return html.escape(text).replace("|", "\\|").replace("`", "'")

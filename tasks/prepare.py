@@ -1,0 +1,30 @@
+"""The tasks before and after the shards."""
+
+from __future__ import annotations
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from pipeline.job import Job
+from pipeline.plan import Plan
+from pipeline.results import Summary
+from pipeline.run import Request, begin, end, prepare
+from pipeline.spool import ShardRef
+
+
+@task(name="plan", cache_policy=NO_CACHE, persist_result=False)
+def plan_run(job: Job) -> tuple[Request, Plan, list[ShardRef]]:
+    """Check the job, read its manifest and write down what is left to do, in shards.
+
+    Raises:
+        RequestError: the job or a row of its manifest is wrong.
+    """
+    request = prepare(job)
+    plan, refs = begin(request)
+    return request, plan, refs
+
+
+@task(name="finish", cache_policy=NO_CACHE, persist_result=False)
+def finish_run(request: Request, summary: Summary) -> None:
+    """Clear up, and mark the output folder complete if the run succeeded."""
+    end(request, summary)

@@ -1,0 +1,82 @@
+"""How far a run is, counted in images, while its shards are under way."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+from pipeline.plan import Plan
+from pipeline.results import ShardResult
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A moment of a run.
+
+    Args:
+        rows: of the job. done, failed: of these, in this run and before.
+        rate: images a second in this run. remaining: seconds, at that rate; None: not known yet.
+    """
+
+    rows: int
+    done: int
+    failed: int
+    rate: float
+    remaining: float | None
+
+    @property
+    def percent(self) -> float:
+        """Of the rows, 0 to 100."""
+        return 100.0 * (self.done + self.failed) / self.rows if self.rows else 100.0
+
+
+class Tracker:
+    """Adds up what the workers tell. What a shard told before it was lost does not count."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._lock = threading.Lock()
+        self._shards: dict[str, tuple[int, int]] = {}
+        self._started: float | None = None
+
+    def update(self, key: str, done: int, failed: int) -> None:
+        """A shard under way has come so far."""
+        with self._lock:
+            # The clock starts with the first row: loading the network is not throughput.
+            self._started = self._started or time.monotonic()
+            self._shards[key] = (done, failed)
+
+    def finish(self, result: ShardResult) -> None:
+        """A shard is committed."""
+        self.update(result.key, result.done, result.failed)
+
+    def lose(self, key: str) -> None:
+        """A shard was not finished."""
+        with self._lock:
+            self._shards.pop(key, None)
+
+    def snapshot(self) -> Snapshot:
+        """How far the run is now."""
+        with self._lock:
+            done = sum(done for done, _ in self._shards.values())
+            failed = sum(failed for _, failed in self._shards.values())
+            seconds = time.monotonic() - self._started if self._started else 0.0
+        rate = (done + failed) / seconds if seconds > 0.5 else 0.0
+        left = self._plan.left - done - failed
+        return Snapshot(
+            self._plan.rows,
+            self._plan.done + done,
+            self._plan.failed + failed,
+            rate,
+            left / rate if rate else None,
+        )
+
+
+def _ignore(snapshot: Snapshot) -> None: ...
+
+
+# Whoever started the flow in this process and wants to watch it (the terminal).
+watcher: ContextVar[Callable[[Snapshot], None]] = ContextVar("watcher", default=_ignore)

@@ -1,0 +1,56 @@
+"""The task that does one shard."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from prefect import State, Task, get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import TaskRun
+
+from pipeline.errors import SystemFault
+from pipeline.results import ShardResult
+from pipeline.spool import ShardRef
+from pipeline.workers import Progress, WorkerPool
+from tasks.progress import Tracker
+
+
+def may_pass(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
+    """Whether to try a shard again: unless what is broken is broken for every shard."""
+    return not isinstance(state.result(raise_on_failure=False), SystemFault)
+
+
+@task(
+    name="shard",
+    task_run_name="shard {ref.number:04d}, {ref.rows} images",
+    retries=3,
+    retry_delay_seconds=[2, 10, 30],
+    retry_jitter_factor=0.3,
+    retry_condition_fn=may_pass,
+    # The ledger decides what is done; a cached answer would not know of deleted results.
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
+def stylize_shard(ref: ShardRef, pool: WorkerPool, tracker: Tracker) -> ShardResult:
+    """Stylize the images of one shard in a worker process and commit them to the ledger.
+
+    Raises:
+        ShardLost: it was not finished, and can be tried again.
+        SystemFault: something that every shard needs is broken.
+    """
+    logger = get_run_logger()
+
+    def on_message(message: Progress | logging.LogRecord) -> None:
+        if isinstance(message, Progress):
+            tracker.update(ref.key, message.done, message.failed)
+        else:
+            logger.log(message.levelno, message.getMessage())
+
+    try:
+        result = pool.run(ref, on_message)
+    except BaseException:
+        tracker.lose(ref.key)
+        raise
+    tracker.finish(result)
+    return result
