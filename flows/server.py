@@ -17,6 +17,7 @@ from pipeline.errors import SystemFault
 
 USUAL_PORT = 4200
 START_SECONDS = 120
+DRAIN_SECONDS = 10
 
 
 @contextmanager
@@ -52,13 +53,25 @@ def prefect_api() -> Iterator[str]:
         try:
             _wait(child, f"{address}/api/health", log)
             with temporary_settings({PREFECT_API_URL: f"{address}/api"}):
-                yield address
+                try:
+                    yield address
+                finally:
+                    _send_what_waits()
         finally:
             child.terminate()
             try:
                 child.wait(10)
             except subprocess.TimeoutExpired:
                 child.kill()
+
+
+def _send_what_waits() -> None:
+    """Send log lines and events now: at exit, Prefect would try for a minute to reach no server."""
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    APILogWorker.drain_all(timeout=DRAIN_SECONDS)
+    EventsWorker.drain_all(timeout=DRAIN_SECONDS)
 
 
 def _wait(child: subprocess.Popen[bytes], health: str, log: IO[bytes]) -> None:
@@ -80,6 +93,7 @@ def _wait(child: subprocess.Popen[bytes], health: str, log: IO[bytes]) -> None:
 def _free_port() -> int:
     """The usual port if it is free, for the sake of bookmarks."""
     with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
         try:
             probe.bind(("127.0.0.1", USUAL_PORT))
         except OSError:

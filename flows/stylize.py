@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import queue
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from itertools import islice
 
-from prefect import State, flow, get_run_logger, tags
+from prefect import State, flow, get_client, get_run_logger, tags
 from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
@@ -24,6 +25,10 @@ from tasks.shards import stylize_shard
 # Seconds between two looks at how far the shards are.
 LOOK_EVERY = 0.5
 
+# Task runs under way for each worker: one that it does and one that waits, so that the worker
+# need not wait while Prefect writes down that a shard has ended.
+TASKS_PER_WORKER = 2
+
 
 def run_name() -> str:
     """What the UI calls a run: the style, the source and where the results go."""
@@ -39,61 +44,63 @@ def run_name() -> str:
 def stylize(job: Job) -> State[Summary]:
     """Stylize a collection of images; what is done already is not done again."""
     logger = get_run_logger()
-    with tags(f"style:{job.style}"[:100]):
+    with _tagged(f"style:{job.style}"[:100]):
         request, plan, refs = plan_run(job)
         summary = Summary.of(request.job, plan)
         logger.info(
             "%s rows: %s done before, %s failed before, %s to do in %s shards",
             *(f"{n:,}" for n in (plan.rows, plan.done, plan.failed, plan.left, len(refs))),
         )
-        started = time.monotonic()
-        if refs:
-            _do_shards(request.job, plan, refs, summary)
-        summary.seconds = time.monotonic() - started
+        _do_shards(request.job, plan, refs, summary)
         finish_run(request, summary)
     publish_summary(request, summary)
     ending = Completed if summary.succeeded else Failed
     return ending(message=str(summary), data=summary)
 
 
+@contextmanager
+def _tagged(tag: str) -> Iterator[None]:
+    """Tags this flow run, and the task runs that are made inside."""
+    with get_client(sync_client=True) as client, tags(tag) as all_tags:
+        client.update_flow_run(flow_run.id, tags=sorted({*flow_run.tags, *all_tags}))
+        yield
+
+
 def _do_shards(job: Job, plan: Plan, refs: list[ShardRef], summary: Summary) -> None:
-    """Do all shards, as many at a time as there are workers; stop early if it is no use."""
+    """Do all shards; stop early if it is no use."""
     tracker = Tracker(plan)
     progress = ProgressArtifact()
     pool = WorkerPool(job, devices_for(job, len(refs)))
     finished: queue.Queue[PrefectFuture[ShardResult]] = queue.Queue()
     waiting = iter(refs)
+
+    def submit(ref: ShardRef) -> None:
+        stylize_shard.submit(ref, pool, tracker).add_done_callback(finished.put)
+
+    def look(last: bool = False) -> None:
+        snapshot = tracker.snapshot()
+        watcher.get()(snapshot)
+        progress.show(snapshot, last)
+
     running = 0
     try:
-        for ref in islice(waiting, pool.workers):
-            _submit(ref, pool, tracker, finished)
+        for ref in islice(waiting, TASKS_PER_WORKER * pool.workers):
+            submit(ref)
             running += 1
         while running:
-            try:
+            with suppress(queue.Empty):
                 outcome = finished.get(timeout=LOOK_EVERY).result(raise_on_failure=False)
-            except queue.Empty:
-                outcome = None
-            if outcome is not None:
                 running -= 1
                 _count(outcome, summary)
                 following = None if summary.stopped else next(waiting, None)
                 if following:
-                    _submit(following, pool, tracker, finished)
+                    submit(following)
                     running += 1
-            snapshot = tracker.snapshot()
-            watcher.get()(snapshot)
-            progress.show(snapshot)
+            look()
     finally:
+        summary.seconds = tracker.seconds
         pool.close()
-
-
-def _submit(
-    ref: ShardRef,
-    pool: WorkerPool,
-    tracker: Tracker,
-    finished: queue.Queue[PrefectFuture[ShardResult]],
-) -> None:
-    stylize_shard.submit(ref, pool, tracker).add_done_callback(finished.put)
+    look(last=True)
 
 
 def _count(outcome: ShardResult | Exception, summary: Summary) -> None:

@@ -85,7 +85,7 @@ def _progress_bar(style: str) -> Iterator[Callable[[Snapshot], None]]:
             text = f"{finished:,}/{snapshot.rows:,}"
             if snapshot.rate:
                 text += f"  {snapshot.rate:,.0f} images/s"
-            if snapshot.remaining is not None:
+            if snapshot.remaining:
                 text += f"  {span(snapshot.remaining)} left"
             if snapshot.failed:
                 text += f"  [red]{snapshot.failed:,} failed[/red]"

@@ -67,7 +67,9 @@ def decode(data: bytes, size: tuple[int, int] | None, max_pixels: int) -> Photo:
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
-        raise RowError("input", f"not an image: it begins with {data[:12]!r}") from None
+        is_page = data.lstrip()[:1] == b"<"
+        what = "a web page or XML" if is_page else "nothing that restyle can read"
+        raise RowError("input", f"not an image but {what}") from None
     except Exception as error:  # decoders of damaged files raise whatever they stumble over
         raise RowError("input", f"damaged: {_short(error)}") from error
     if image.width * image.height > max_pixels:

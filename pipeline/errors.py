@@ -15,6 +15,10 @@ class SystemFault(RuntimeError):
     """Something every row needs is broken (credentials, space, the device). Stops the run."""
 
 
+class ShardLost(RuntimeError):
+    """A shard was not finished, for a reason that may pass: it can be done again."""
+
+
 class RowError(Exception):
     """One row cannot be done, and why.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -48,19 +49,29 @@ def examples(storage: Storage, out: str, per_style: int, width: int) -> list[Exa
     Args:
         width: of the pictures, pixels.
     """
-    rows = _done_rows(storage, out)
-    found = []
-    for style in sorted({row["style"] for row in rows}):
-        of_style = [row for row in rows if row["style"] == style]
-        for row in of_style[:: max(1, len(of_style) // per_style)][:per_style]:
-            size = (width, max(1, round(width * row["output_height"] / row["output_width"])))
-            try:
-                photo = _picture(storage, row["source_uri"], size)
-                result = _picture(storage, join(out, row["output_uri"]), size)
-            except (RowError, RequestError):
-                continue
-            found.append(Example(row, photo, result))
-    return found
+    by_style = _by_style(_done_rows(storage, out))
+    chosen = [row for rows in by_style for row in _spread(rows, per_style)]
+    return [found for row in chosen if (found := _example(storage, out, row, width))]
+
+
+def _by_style(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    styles = sorted({row["style"] for row in rows})
+    return [[row for row in rows if row["style"] == style] for style in styles]
+
+
+def _spread(rows: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+    """``count`` of the rows, or all if there are fewer, at equal distances."""
+    count = min(count, len(rows))
+    return [rows[index * len(rows) // count] for index in range(count)]
+
+
+def _example(storage: Storage, out: str, row: dict[str, Any], width: int) -> Example | None:
+    size = (width, max(1, round(width * row["output_height"] / row["output_width"])))
+    try:
+        photo = _picture(storage, row["source_uri"], size)
+        return Example(row, photo, _picture(storage, join(out, row["output_uri"]), size))
+    except (RowError, RequestError):
+        return None
 
 
 def _done_rows(storage: Storage, out: str) -> list[dict[str, Any]]:
@@ -84,8 +95,12 @@ def _picture(storage: Storage, uri: str, size: tuple[int, int]) -> Pixels:
 
 def contact_sheet(storage: Storage, out: str, columns: int = 6, side: int = 160) -> bytes | None:
     """A JPEG with originals above and results below, or None if there are none yet."""
-    shown = examples(storage, out, columns, side)
-    shown = shown[:: max(1, len(shown) // columns)][:columns]
+    by_style = [_spread(rows, columns) for rows in _by_style(_done_rows(storage, out))]
+    if not by_style:
+        return None
+    # Another photo and another style in every column.
+    chosen = [of_style[c % len(of_style)] for c, of_style in zip(range(columns), cycle(by_style))]
+    shown = [found for row in chosen if (found := _example(storage, out, row, side))]
     if not shown:
         return None
     rows = [[_square(e.photo, side) for e in shown], [_square(e.result, side) for e in shown]]

@@ -22,7 +22,7 @@ class ShardRef:
     """Where a planned shard's rows are: a row group of a Parquet file.
 
     Args:
-        number: its place in the plan, for people.
+        number: its place in the plan, from 1, for people.
         key: its identity.
         rows: how many.
         url, group: the file and the row group.
@@ -44,7 +44,7 @@ def write_plan(storage: Storage, folder: str, shards: Iterable[Shard]) -> list[S
         with pq.ParquetWriter(buffer, batch[0].rows.schema, compression="zstd") as writer:
             for group, shard in enumerate(batch):
                 writer.write_table(shard.rows, row_group_size=len(shard.rows))
-                refs.append(ShardRef(len(refs), shard.key, len(shard.rows), url, group))
+                refs.append(ShardRef(len(refs) + 1, shard.key, len(shard.rows), url, group))
         storage.write({url: buffer.getvalue()})
     return refs
 

@@ -1,61 +1,34 @@
-"""Worker processes on this machine: each loads the network once and does shard after shard.
+"""Worker processes on this machine, started as they are needed and replaced when they die.
 
 Processes, because Python threads share one interpreter; our own and not a pool of the standard
-library's, because one killed process ends a whole concurrent.futures pool.
+library's, because one killed process ends a whole concurrent.futures pool, and because a child of
+multiprocessing runs the user's main module again.
 """
 
 from __future__ import annotations
 
-import logging
-import logging.handlers
-import multiprocessing
 import os
 import queue
-import signal
+import subprocess
+import sys
 import threading
-import time
-import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
 from glob import glob
-from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING
+from multiprocessing import Pipe
 
-from pipeline.errors import RequestError, SystemFault
+from pipeline.errors import ShardLost
 from pipeline.job import Job
 from pipeline.results import ShardResult
-from pipeline.run import open_storage
-from pipeline.spool import ShardRef, read_shard
-from pipeline.styles.pack import find_pack
-
-if TYPE_CHECKING:
-    from pipeline.shard import ShardWorker
-
-log = logging.getLogger(__name__)
+from pipeline.spool import ShardRef
+from pipeline.worker import Message
 
 # Seconds without a finished row after which a worker counts as hanging.
 STALLED = 900
 
-# Seconds between a worker's looks at whether its parent still lives.
-PARENT_CHECK = 1.0
-
-# Seconds between two messages of a worker about its progress.
-PROGRESS_EVERY = 0.5
-
-
-class ShardLost(RuntimeError):
-    """A shard was not finished, for a reason that may pass: it can be done again."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Rows of a shard that are done, and that failed, so far."""
-
-    done: int
-    failed: int
-
-
-Message = Progress | logging.LogRecord
+# torch's threads spin while they wait for each other; with another process on one of the cores
+# that was measured to make a batch on two threads 30 times slower.
+WORKER_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 
 
 def cpu_count() -> int:
@@ -134,21 +107,23 @@ class _Process:
     """The parent's end of a worker process."""
 
     def __init__(self, job: Job, threads: int) -> None:
-        # spawn: a forked child would inherit threads, locks and S3 clients that do not survive it.
-        context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
-        self._process = context.Process(
-            target=_serve, args=(theirs, job, threads, os.getpid()), daemon=True
-        )
-        self._process.start()
+        self._connection, theirs = Pipe()
+        self._child = subprocess.Popen(
+            [sys.executable, "-c",
+             f"from pipeline.worker import serve; serve({theirs.fileno()}, {os.getpid()})"],
+            pass_fds=[theirs.fileno()],
+            process_group=0,  # Ctrl-C is the parent's to handle
+            env=WORKER_ENVIRONMENT | os.environ,
+        )  # fmt: skip
         theirs.close()
+        self._connection.send((job, threads))
 
     def is_alive(self) -> bool:
-        return self._process.is_alive()
+        return self._child.poll() is None
 
     def kill(self) -> None:
-        self._process.kill()
-        self._process.join()
+        self._child.kill()
+        self._child.wait()
 
     def run(self, ref: ShardRef, on_message: Callable[[Message], None]) -> ShardResult:
         try:
@@ -161,85 +136,14 @@ class _Process:
                     raise message
                 on_message(message)
         except (EOFError, OSError):
-            self._process.join(5)
+            with suppress(subprocess.TimeoutExpired):
+                self._child.wait(5)
             raise ShardLost(
-                f"worker {self._process.pid} ended while it did shard {ref.number} "
-                f"(exit code {self._process.exitcode}; -9 is a kill, often for want of memory)"
+                f"worker {self._child.pid} ended while it did shard {ref.number} "
+                f"(exit code {self._child.returncode}; -9 is a kill, often for want of memory)"
             ) from None
         self.kill()
         raise ShardLost(
-            f"worker {self._process.pid} finished no row of shard {ref.number} in {STALLED} s; "
+            f"worker {self._child.pid} finished no row of shard {ref.number} in {STALLED} s; "
             "it was killed"
         )
-
-
-class _Line(logging.handlers.QueueHandler):
-    """The worker's end: answers, progress and log records, from any thread."""
-
-    def __init__(self, connection: Connection) -> None:
-        super().__init__(queue=None)  # type: ignore[arg-type]
-        self._connection = connection
-        self._sending = threading.Lock()
-
-    def enqueue(self, record: logging.LogRecord) -> None:
-        self.send(record)
-
-    def send(self, message: Message | ShardResult | Exception) -> None:
-        with self._sending:
-            self._connection.send(message)
-
-
-def _serve(connection: Connection, job: Job, threads: int, parent: int) -> None:
-    """A worker process: takes references to shards, answers with their results."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    line = _Line(connection)
-    logging.getLogger().addHandler(line)
-    log.setLevel(logging.INFO)
-    worker: ShardWorker | None = None
-    while True:
-        try:
-            ref = connection.recv()
-        except EOFError:
-            return
-        try:
-            worker = worker or _make_worker(job, threads)
-            line.send(_do(worker, ref, line))
-        except (SystemFault, RequestError) as fault:
-            line.send(SystemFault(str(fault)))
-        except Exception:  # the parent decides whether it is tried again
-            line.send(ShardLost(f"shard {ref.number}: {traceback.format_exc()}"))
-
-
-def _end_with(parent: int) -> None:
-    """End this process when ``parent`` has gone, however that went."""
-    while os.getppid() == parent:
-        time.sleep(PARENT_CHECK)
-    os._exit(1)
-
-
-def _make_worker(job: Job, threads: int) -> ShardWorker:
-    import torch
-
-    from pipeline.shard import ShardWorker
-
-    torch.set_num_threads(threads)
-    return ShardWorker(job, find_pack(job.pack), open_storage(job), threads)
-
-
-def _do(worker: ShardWorker, ref: ShardRef, line: _Line) -> ShardResult:
-    done = failed = 0
-    told = time.monotonic()
-
-    def on_progress(more_done: int, more_failed: int) -> None:
-        nonlocal done, failed, told
-        done, failed = done + more_done, failed + more_failed
-        if time.monotonic() - told > PROGRESS_EVERY:
-            told = time.monotonic()
-            line.send(Progress(done, failed))
-
-    rows = read_shard(worker.storage, ref)
-    result = worker.run(ref.key, rows, on_progress)
-    busy = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in result.seconds.items())
-    log.info("%d done, %d failed; busy: %s", result.done, result.failed, busy)
-    return result

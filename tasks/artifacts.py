@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import time
+from collections.abc import Iterable
 from uuid import UUID
 
 from prefect.artifacts import (
@@ -74,13 +75,12 @@ def publish_summary(request: Request, summary: Summary) -> None:
 
 def _summary_page(request: Request, summary: Summary) -> str:
     job = request.job
-    lines = [f"# {summary}", "", f"`{request.manifest.name}` → `{redact(job.out)}`", ""]
+    lines = [f"`{request.manifest.name}` → `{redact(job.out)}`", ""]
     if sheet := contact_sheet(request.storage, job.out):
         lines += [f"![originals above, results below]({data_uri(sheet)})", ""]
     lines += [
-        "| | |",
+        f"| style | {_cell(job.style)} |",
         "|---|---:|",
-        f"| style | {job.style} |",
         f"| stylized in this run | {summary.new_done:,} |",
         f"| failed in this run | {summary.new_failed:,} |",
         f"| time | {span(summary.seconds)} |",
@@ -96,11 +96,15 @@ def _summary_page(request: Request, summary: Summary) -> str:
         lines += [""]
     if busy := {name: s for name, s in summary.stages.items() if name != "wall"}:
         lines += ["## Where the time went", "", "Seconds that each stage was busy, over all "
-                  "workers and threads.", "", "| stage | s |", "|---|---:|"]  # fmt: skip
-        lines += [f"| {stage} | {seconds:,.1f} |" for stage, seconds in busy.items()]
+                  "workers and threads.", ""]  # fmt: skip
+        lines += [_row(busy), _row(["---:"] * len(busy)), _row(f"{s:,.1f}" for s in busy.values())]
     return "\n".join(lines)
+
+
+def _row(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def _cell(text: str) -> str:
     """Text that stays in its cell of a markdown table and is nothing but text."""
-    return html.escape(text).replace("|", "\\|").replace("`", "'")
+    return html.escape(text, quote=False).replace("|", "\\|").replace("`", "'")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from pipeline import speed
 from pipeline.job import Job
 from pipeline.plan import Plan
 from pipeline.results import Summary
@@ -12,7 +13,7 @@ from pipeline.run import Request, begin, end, prepare
 from pipeline.spool import ShardRef
 
 
-@task(name="plan", cache_policy=NO_CACHE, persist_result=False)
+@task(name="plan", task_run_name="plan", cache_policy=NO_CACHE, persist_result=False)
 def plan_run(job: Job) -> tuple[Request, Plan, list[ShardRef]]:
     """Check the job, read its manifest and write down what is left to do, in shards.
 
@@ -24,7 +25,8 @@ def plan_run(job: Job) -> tuple[Request, Plan, list[ShardRef]]:
     return request, plan, refs
 
 
-@task(name="finish", cache_policy=NO_CACHE, persist_result=False)
+@task(name="finish", task_run_name="finish", cache_policy=NO_CACHE, persist_result=False)
 def finish_run(request: Request, summary: Summary) -> None:
-    """Clear up, and mark the output folder complete if the run succeeded."""
+    """Clear up, mark the output folder complete if the run succeeded, keep the speed of the run."""
     end(request, summary)
+    speed.remember(request.job, summary)

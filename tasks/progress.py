@@ -45,7 +45,7 @@ class Tracker:
     def update(self, key: str, done: int, failed: int) -> None:
         """A shard under way has come so far."""
         with self._lock:
-            # The clock starts with the first row: loading the network is not throughput.
+            # The clock starts with the first worker that is ready: its start is not throughput.
             self._started = self._started or time.monotonic()
             self._shards[key] = (done, failed)
 
@@ -58,12 +58,17 @@ class Tracker:
         with self._lock:
             self._shards.pop(key, None)
 
+    @property
+    def seconds(self) -> float:
+        """Since the first worker was ready."""
+        return time.monotonic() - self._started if self._started else 0.0
+
     def snapshot(self) -> Snapshot:
         """How far the run is now."""
         with self._lock:
             done = sum(done for done, _ in self._shards.values())
             failed = sum(failed for _, failed in self._shards.values())
-            seconds = time.monotonic() - self._started if self._started else 0.0
+        seconds = self.seconds
         rate = (done + failed) / seconds if seconds > 0.5 else 0.0
         left = self._plan.left - done - failed
         return Snapshot(

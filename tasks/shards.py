@@ -12,7 +12,8 @@ from prefect.client.schemas.objects import TaskRun
 from pipeline.errors import SystemFault
 from pipeline.results import ShardResult
 from pipeline.spool import ShardRef
-from pipeline.workers import Progress, WorkerPool
+from pipeline.worker import Progress
+from pipeline.workers import WorkerPool
 from tasks.progress import Tracker
 
 
@@ -23,7 +24,7 @@ def may_pass(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
 
 @task(
     name="shard",
-    task_run_name="shard {ref.number:04d}, {ref.rows} images",
+    task_run_name="shard {ref.number}, {ref.rows} images",
     retries=3,
     retry_delay_seconds=[2, 10, 30],
     retry_jitter_factor=0.3,

@@ -1,0 +1,121 @@
+"""A worker process: loads the network once, and does shard after shard until its parent ends it."""
+
+from __future__ import annotations
+
+import logging
+import logging.handlers
+import os
+import threading
+import time
+import traceback
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING
+
+from pipeline.errors import RequestError, ShardLost, SystemFault
+from pipeline.job import Job
+from pipeline.results import ShardResult
+from pipeline.run import open_storage
+from pipeline.spool import ShardRef, read_shard
+from pipeline.styles.pack import find_pack
+
+if TYPE_CHECKING:
+    from pipeline.shard import ShardWorker
+
+log = logging.getLogger(__name__)
+
+# Seconds between two looks at whether the parent still lives.
+PARENT_CHECK = 1.0
+
+# Seconds between two messages about progress.
+PROGRESS_EVERY = 0.5
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Rows of a shard that are done, and that failed, so far."""
+
+    done: int
+    failed: int
+
+
+Message = Progress | logging.LogRecord
+
+
+class _Line(logging.handlers.QueueHandler):
+    """The way to the parent: answers, progress and log records, from any thread."""
+
+    def __init__(self, connection: Connection) -> None:
+        super().__init__(queue=None)  # type: ignore[arg-type]
+        self._connection = connection
+        self._sending = threading.Lock()
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        self.send(record)
+
+    def send(self, message: Message | ShardResult | Exception) -> None:
+        with self._sending:
+            self._connection.send(message)
+
+
+def serve(descriptor: int, parent: int) -> None:
+    """Take references to shards, answer with their results.
+
+    Args:
+        descriptor: of one end of a pipe; the first thing that comes from it is the job and the
+            number of threads.
+        parent: process id.
+    """
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    connection = Connection(descriptor)
+    line = _Line(connection)
+    logging.getLogger().addHandler(line)
+    log.setLevel(logging.INFO)
+    job, threads = connection.recv()
+    worker: ShardWorker | None = None
+    while True:
+        try:
+            ref = connection.recv()
+        except EOFError:
+            return
+        try:
+            worker = worker or _make_worker(job, threads)
+            line.send(_do(worker, ref, line))
+        except (SystemFault, RequestError) as fault:
+            line.send(SystemFault(str(fault)))
+        except Exception:  # the parent decides whether it is tried again
+            line.send(ShardLost(f"shard {ref.number}: {traceback.format_exc()}"))
+
+
+def _end_with(parent: int) -> None:
+    """End this process when ``parent`` has gone, however that went."""
+    while os.getppid() == parent:
+        time.sleep(PARENT_CHECK)
+    os._exit(1)
+
+
+def _make_worker(job: Job, threads: int) -> ShardWorker:
+    import torch
+
+    from pipeline.shard import ShardWorker
+
+    torch.set_num_threads(threads)
+    return ShardWorker(job, find_pack(job.pack), open_storage(job), threads)
+
+
+def _do(worker: ShardWorker, ref: ShardRef, line: _Line) -> ShardResult:
+    done = failed = 0
+    told = 0.0
+
+    def on_progress(more_done: int, more_failed: int) -> None:
+        nonlocal done, failed, told
+        done, failed = done + more_done, failed + more_failed
+        if time.monotonic() - told > PROGRESS_EVERY:
+            told = time.monotonic()
+            line.send(Progress(done, failed))
+
+    rows = read_shard(worker.storage, ref)
+    result = worker.run(ref.key, rows, on_progress)
+    busy = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in result.seconds.items())
+    log.info("%d done, %d failed; busy: %s", result.done, result.failed, busy)
+    return result
