@@ -27,7 +27,9 @@ app = App(
     name="restyle",
     help="Stylize whole collections of images.",
     default_parameter=Parameter(negative=(), show_default=_shown),
+    suppress_keyboard_interrupt=False,  # main() has something to say
 )
+app.meta.suppress_keyboard_interrupt = False
 styles_app = App(name="styles", help="What is on board.")
 app.command(styles_app)
 

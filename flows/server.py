@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from contextlib import contextmanager, suppress
 from typing import IO
 from urllib.request import urlopen
 
+from pipeline.child import start_child
 from pipeline.errors import SystemFault
 
 USUAL_PORT = 4200
@@ -40,10 +40,11 @@ def prefect_api() -> Iterator[str]:
     port = _free_port()
     address = f"http://127.0.0.1:{port}"
     with tempfile.TemporaryFile() as log:
-        child = subprocess.Popen(
-            [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1",
-             "--port", str(port), "--log-level", "WARNING"],
-            stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+        child = start_child(
+            "import runpy; runpy.run_module('prefect', run_name='__main__')",
+            ["server", "start", "--host", "127.0.0.1", "--port", str(port),
+             "--log-level", "WARNING"],
+            stdout=log, stderr=subprocess.STDOUT,
             env=os.environ | {
                 "PREFECT_SERVER_UI_API_URL": f"{address}/api",  # otherwise its pages ask port 4200
                 "PREFECT_SERVER_ANALYTICS_ENABLED": "false",

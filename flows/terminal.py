@@ -140,7 +140,7 @@ def show_plan(job: Job) -> int:
         ("left to do", f"{plan.left:,}"),
         ("to be read", amount if plan.left else ""),
         ("shards", f"{plan.shards:,} of up to {job.shard_size:,} rows"),
-        ("time", "unknown" if seconds is None else f"about {span(seconds)}{guess}"),
+        ("time", f"about {span(seconds)}{guess}" if seconds else "unknown" if plan.left else ""),
     ):
         if text:
             table.add_row(label, text)
@@ -205,6 +205,7 @@ def show_style(name: str, path: str) -> int:
 
 def train_pack(config: TrainConfig) -> int:
     """Train a style pack, with a progress bar; the exit code."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in pipeline.workers
     from pipeline.training.loop import Trainer
     from pipeline.training.preview import preview
 
@@ -217,6 +218,8 @@ def train_pack(config: TrainConfig) -> int:
     )
 
     def draw_sheet() -> None:
+        if not console.is_terminal:  # where the bar does not show
+            console.print(f"step {trainer.step:,} of {config.steps:,}")
         preview(trainer.network, trainer.paintings, trainer.content.batch(6, 0)).save(sheet)
 
     columns = (TextColumn("step {task.completed:,}"), BarColumn(bar_width=None),

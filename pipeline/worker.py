@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Seconds between two looks at whether the parent still lives.
-PARENT_CHECK = 1.0
-
 # Seconds between two messages about progress.
 PROGRESS_EVERY = 0.5
 
@@ -55,18 +52,19 @@ class _Line(logging.handlers.QueueHandler):
 
     def send(self, message: Message | ShardResult | Exception) -> None:
         with self._sending:
-            self._connection.send(message)
+            try:
+                self._connection.send(message)
+            except BrokenPipeError:  # nobody is there to be told anything
+                os._exit(1)
 
 
-def serve(descriptor: int, parent: int) -> None:
+def serve(descriptor: int) -> None:
     """Take references to shards, answer with their results.
 
     Args:
         descriptor: of one end of a pipe; the first thing that comes from it is the job and the
             number of threads.
-        parent: process id.
     """
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     connection = Connection(descriptor)
     line = _Line(connection)
     logging.getLogger().addHandler(line)
@@ -85,13 +83,6 @@ def serve(descriptor: int, parent: int) -> None:
             line.send(SystemFault(str(fault)))
         except Exception:  # the parent decides whether it is tried again
             line.send(ShardLost(f"shard {ref.number}: {traceback.format_exc()}"))
-
-
-def _end_with(parent: int) -> None:
-    """End this process when ``parent`` has gone, however that went."""
-    while os.getppid() == parent:
-        time.sleep(PARENT_CHECK)
-    os._exit(1)
 
 
 def _make_worker(job: Job, threads: int) -> ShardWorker:

@@ -10,13 +10,13 @@ from __future__ import annotations
 import os
 import queue
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from glob import glob
 from multiprocessing import Pipe
 
+from pipeline.child import start_child
 from pipeline.errors import ShardLost
 from pipeline.job import Job
 from pipeline.results import ShardResult
@@ -108,13 +108,11 @@ class _Process:
 
     def __init__(self, job: Job, threads: int) -> None:
         self._connection, theirs = Pipe()
-        self._child = subprocess.Popen(
-            [sys.executable, "-c",
-             f"from pipeline.worker import serve; serve({theirs.fileno()}, {os.getpid()})"],
+        self._child = start_child(
+            f"from pipeline.worker import serve; serve({theirs.fileno()})",
             pass_fds=[theirs.fileno()],
-            process_group=0,  # Ctrl-C is the parent's to handle
             env=WORKER_ENVIRONMENT | os.environ,
-        )  # fmt: skip
+        )
         theirs.close()
         self._connection.send((job, threads))
 

@@ -88,6 +88,8 @@ def _listing(storage: Storage, source: str, leave_out: str) -> Iterator[pa.Recor
             yield listed_rows([source], folder_of(source), [info["size"]], [str(changed)])
         else:
             yield from list_images(storage, source, leave_out)
+    except FileNotFoundError as error:
+        raise RequestError(f"{redact(source)} does not exist") from error
     except OSError as error:
         raise RequestError(f"{redact(source)} cannot be listed: {describe(error)}") from error
 
