@@ -28,8 +28,10 @@ app = App(
     help="Stylize whole collections of images.",
     default_parameter=Parameter(negative=(), show_default=_shown),
     suppress_keyboard_interrupt=False,  # main() has something to say
+    result_action="return_value",  # and returns the exit code
 )
 app.meta.suppress_keyboard_interrupt = False
+app.meta.result_action = "return_value"
 styles_app = App(name="styles", help="What is on board.")
 app.command(styles_app)
 
@@ -179,10 +181,9 @@ def _with_config(
         Path | None, Parameter(help="TOML file with any of the options; flags win over it.")
     ] = None,
 ) -> Any:
-    if config:
-        if not config.is_file():
-            raise RequestError(f"--config {config}: there is no such file")
-        app.config = cyclopts.config.Toml(config, use_commands_as_keys=False)
+    if config and not config.is_file():
+        raise RequestError(f"--config {config}: there is no such file")
+    app.config = cyclopts.config.Toml(config, use_commands_as_keys=False) if config else ()
     return app(tokens, exit_on_error=False, print_error=False)
 
 

@@ -11,7 +11,8 @@ from flows.terminal import run_flow, show_summary
 from pipeline.errors import RequestError
 from pipeline.job import Job
 from pipeline.report import write_report
-from pipeline.run import open_storage, prepare
+from pipeline.run import prepare
+from pipeline.storage import Storage
 from pipeline.styles.pack import find_pack
 
 # Photos that come with scikit-image and are in the public domain or CC0.
@@ -36,7 +37,7 @@ def run_demo(out: str) -> int:
     prepare(job)
     summary = run_flow(job)
     show_summary(summary)
-    page = write_report(open_storage(job.resolved()), job.resolved().out)
+    page = write_report(Storage(), job.resolved().out)
     Console(highlight=False, soft_wrap=True).print(f"\nopen [bold]{page}[/] in a browser")
     return 0 if summary.succeeded else 1
 

@@ -88,10 +88,10 @@ class Output:
         self._write("job.json", json.dumps(content, indent=2, ensure_ascii=False))
 
     def finish(self, success: bool) -> None:
-        """Clear up; with ``success``, say so last."""
-        self._storage.delete(self.scratch)
+        """With ``success``, say so; then clear up."""
         if success:
             self._write("_SUCCESS", "")
+        self._storage.delete(self.scratch)
 
     def _write(self, name: str, text: str) -> None:
         self._storage.write({join(self.url, name): text.encode()})

@@ -26,6 +26,8 @@ def _own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("HOME", str(home))
         patch.setenv("XDG_CACHE_HOME", str(home / "cache"))
         patch.delenv("PREFECT_API_URL", raising=False)
+        patch.setenv("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+        patch.setenv("DO_NOT_TRACK", "1")
         for name in list(os.environ):
             if name.startswith("AWS_"):
                 patch.delenv(name)

@@ -1,0 +1,152 @@
+"""The flow against a real Prefect API, with real workers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pyarrow.parquet as pq
+import pytest
+
+from flows.stylize import stylize
+from pipeline.job import Job
+from pipeline.ledger import Ledger
+from pipeline.results import Summary
+from pipeline.storage import Storage
+from tasks.progress import Snapshot, watcher
+from tests.conftest import open_image, write_photos
+
+pytestmark = pytest.mark.usefixtures("prefect")
+
+
+def ledger(job: Job) -> list[dict[str, Any]]:
+    dataset = Ledger(Storage(), job.out).dataset()
+    return [] if dataset is None else dataset.to_table().to_pylist()
+
+
+def run(job: Job) -> tuple[Summary, Any]:
+    state = stylize(job, return_state=True)
+    return state.result(raise_on_failure=False), state
+
+
+def ask(api: str, what: str, **body: Any) -> list[dict[str, Any]]:
+    return httpx.post(f"{api}/{what}/filter", json=body).raise_for_status().json()
+
+
+def test_a_job_from_beginning_to_end(job: Job, prefect: str) -> None:
+    photos = Path(job.source)
+    (photos / "page.jpg").write_bytes(b"<!DOCTYPE html>")
+    seen: list[Snapshot] = []
+    token = watcher.set(seen.append)
+    try:
+        summary, state = run(job.model_copy(update={"max_failed": 0.2}))
+    finally:
+        watcher.reset(token)
+
+    assert state.is_completed()
+    assert state.message == "8 of 9 stylized, 1 failed"
+    rows = ledger(job)
+    assert len(rows) == 9
+    assert {row["id"] for row in rows if row["status"] == "failed"} == {"page.jpg"}
+    for row in rows:
+        if row["status"] == "done":
+            assert open_image((Path(job.out) / row["output_uri"]).read_bytes()).shape == (64, 64, 3)
+    assert (Path(job.out) / "_SUCCESS").exists()
+    assert not (Path(job.out) / ".restyle").exists()
+    assert (seen[-1].done, seen[-1].failed) == (8, 1)
+    assert summary.images_per_second > 0
+
+    run_id = state.state_details.flow_run_id
+    this_run = {"flow_runs": {"id": {"any_": [str(run_id)]}}}
+    (flow_run,) = ask(prefect, "flow_runs", **this_run)
+    assert flow_run["tags"] == ["style:red"]
+    assert flow_run["name"] == "red: photos to out"
+    task_runs = ask(prefect, "task_runs", **this_run)
+    names = {task_run["name"] for task_run in task_runs}
+    assert names == {"plan", "shard 1, 4 images", "shard 2, 4 images", "shard 3, 1 images",
+                     "finish"}  # fmt: skip
+    assert all(task_run["tags"] == ["style:red"] for task_run in task_runs)
+    artifacts = {a["key"]: a for a in ask(prefect, "artifacts", **this_run)}
+    assert artifacts["stylize-progress"]["data"] == 100
+    failures = json.loads(artifacts["stylize-failures"]["data"])
+    assert [failure["image"] for failure in failures] == ["page.jpg"]
+    page = artifacts["stylize-summary"]["data"]
+    assert "a web page" in page
+    assert "data:image/jpeg;base64," in page
+    assert len(page) < 400_000
+
+
+def test_the_same_job_again_does_nothing_and_new_photos_only_are_done(job: Job) -> None:
+    run(job)
+    before = {row["id"]: row["finished_at"] for row in ledger(job)}
+
+    summary, state = run(job)
+    assert state.is_completed()
+    assert "nothing was left to do" in state.message
+    assert summary.new_done == 0
+
+    write_photos(Path(job.source), 3, first=8)
+    summary, _ = run(job)
+    assert (summary.new_done, summary.done) == (3, 11)
+    after = {row["id"]: row["finished_at"] for row in ledger(job)}
+    assert len(after) == 11
+    assert before.items() <= after.items()
+
+
+def test_too_many_bad_images_fail_the_run_but_the_good_ones_are_done(job: Job) -> None:
+    for number in range(2):
+        (Path(job.source) / f"bad{number}.jpg").write_bytes(b"no image")
+    _, state = run(job)
+    assert state.is_failed()
+    assert state.message == "8 of 10 stylized, 2 failed"
+    assert not (Path(job.out) / "_SUCCESS").exists()
+    assert sum(row["status"] == "done" for row in ledger(job)) == 8
+
+
+def test_a_fault_of_the_system_stops_the_run_and_blames_no_image(job: Job) -> None:
+    _, state = run(job.model_copy(update={"device": "cuda:99"}))
+    assert state.is_failed()
+    assert "stopped" in state.message
+    assert "cuda:99" in state.message
+    assert ledger(job) == []
+
+
+def test_a_job_that_a_deployment_gives_as_json(job: Job) -> None:
+    parameters = stylize.validate_parameters({"job": json.loads(job.model_dump_json())})
+    assert parameters["job"] == job
+    schema = stylize.parameters.model_dump()
+    assert "job" in json.dumps(schema)
+
+
+def test_from_s3_to_s3_with_columns_carried_through(job: Job, s3: str, tmp_path: Path) -> None:
+    import pyarrow as pa
+
+    storage = Storage()
+    photos = sorted(Path(job.source).iterdir())
+    storage.write({f"{s3}/in/{photo.name}": photo.read_bytes() for photo in photos})
+    table = pa.table(
+        {
+            "uri": [photo.name for photo in photos],
+            "label": [number % 3 for number in range(8)],
+            "box": [[0.5, float(number)] for number in range(8)],
+        }
+    )
+    manifest = tmp_path / "m.parquet"
+    pq.write_table(table, manifest)
+    storage.write({f"{s3}/in/m.parquet": manifest.read_bytes()})
+
+    there = job.model_copy(update={"source": f"{s3}/in/m.parquet", "out": f"{s3}/out"})
+    _, state = run(there)
+    assert state.message == "8 of 8 stylized"
+    rows = {row["id"]: row for row in ledger(there)}
+    assert len(rows) == 8
+    for number, photo in enumerate(photos):
+        row = rows[photo.name]
+        assert (row["label"], row["box"]) == (number % 3, [0.5, float(number)])
+        data = storage.read_one(f"{s3}/out/{row['output_uri']}")
+        assert open_image(data or b"").shape == (64, 64, 3)
+    text = (storage.read_one(f"{s3}/out/job.json") or b"").decode()
+    assert "testing" not in text
+    assert "nothing was left" in run(there)[1].message
