@@ -1,6 +1,7 @@
 """The main job as a Prefect flow: plan, one task run for each shard, finish."""
 
-from __future__ import annotations
+# Annotations are not put off here: a deployment loads this file in a way that leaves Prefect
+# nowhere to look their names up.
 
 import queue
 from collections.abc import Iterator

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pyarrow.parquet as pq
 import pytest
+from prefect.flows import load_flow_from_entrypoint
 
 from flows.stylize import stylize
 from pipeline.job import Job
@@ -113,11 +114,14 @@ def test_a_fault_of_the_system_stops_the_run_and_blames_no_image(job: Job) -> No
     assert ledger(job) == []
 
 
-def test_a_job_that_a_deployment_gives_as_json(job: Job) -> None:
-    parameters = stylize.validate_parameters({"job": json.loads(job.model_dump_json())})
-    assert parameters["job"] == job
-    schema = stylize.parameters.model_dump()
-    assert "job" in json.dumps(schema)
+def test_a_deployment_gives_the_job_as_json_and_the_ui_shows_it_as_a_form(job: Job) -> None:
+    loaded = load_flow_from_entrypoint("flows/stylize.py:stylize")
+    parameters = loaded.validate_parameters({"job": json.loads(job.model_dump_json())})
+    assert parameters["job"].model_dump() == job.model_dump()
+    (form,) = loaded.parameters.definitions.values()
+    assert form["required"] == ["out", "style", "source"]
+    assert form["properties"]["shard_size"]["default"] == 512
+    assert "Folder or URL" in form["properties"]["out"]["description"]
 
 
 def test_from_s3_to_s3_with_columns_carried_through(job: Job, s3: str, tmp_path: Path) -> None:
