@@ -214,9 +214,10 @@ def _option_errors(error: Exception) -> str:
         return str(error).rstrip(".")
     lines = {}
     for problem in cause.errors(include_url=False):
-        name = str(problem["loc"][0]).replace("_", "-") if problem["loc"] else ""
+        name = "--" + str(problem["loc"][0]).replace("_", "-") if problem["loc"] else ""
+        name = "SOURCE" if name == "--source" else name
         said = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "missing":
             said = "is required"
-        lines[name] = f"--{name}: {said}" if name else said
+        lines[name] = f"{name}: {said}" if name else said
     return "\nrestyle: ".join(lines.values())

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from pipeline.storage import absolute
+from pipeline.storage import absolute, redact
 
 # What a result depends on. Everything else may change between two runs of one job.
 IDENTITY = {"style", "strength", "size", "format", "quality", "variants", "seed", "precision"}
@@ -22,7 +22,7 @@ Workers = Literal["auto"] | Annotated[int, Field(ge=1)]
 class Settings(BaseModel):
     """How to stylize, but not what."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     out: str = Field(description="Folder or URL for the results.")
     style: str = Field(
@@ -84,9 +84,19 @@ class Settings(BaseModel):
                     f"'{name}' would be seen in process lists and run histories; set "
                     "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name a profile"
                 )
-            if "@" in option.partition("://")[2].partition("/")[0]:
+            if _has_credentials(option):
                 raise ValueError(f"'{name}' holds credentials; give them in the environment")
         return options
+
+    @field_validator("out", "source", "pack", check_fields=False)
+    @classmethod
+    def _no_credentials(cls, url: str) -> str:
+        if _has_credentials(url):
+            raise ValueError(
+                f"{redact(url)} was given with credentials, which run histories would keep; give "
+                "them in the environment"
+            )
+        return url
 
     @property
     def pixels(self) -> tuple[int, int] | None:
@@ -106,6 +116,10 @@ class Settings(BaseModel):
         identity = self.model_dump(mode="json", include=IDENTITY) | {"model": model_digest}
         text = json.dumps(identity, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _has_credentials(url: str) -> bool:
+    return "@" in url.partition("://")[2].partition("/")[0]
 
 
 class Job(Settings):

@@ -47,6 +47,7 @@ def test_help_needs_neither_torch_nor_prefect() -> None:
          "no style pack"),
         (["run", "{photos}", "--out", "{out}", "--style", "red", "--storage-option", "token=x"],
          "AWS_ACCESS_KEY_ID"),
+        (["run", "s3://id:hunter2@b/x", "--out", "{out}", "--style", "red"], "SOURCE: s3://b/x"),
         (["status", "{photos}"], "not the output folder"),
         (["report", "{photos}"], "not the output folder"),
         (["run", "{photos}", "--config", "no.toml"], "no.toml"),
@@ -69,6 +70,7 @@ def test_a_wrong_request_ends_with_2_and_one_clear_line(
     assert message in text
     assert text.startswith("restyle: ")
     assert "Traceback" not in text
+    assert "hunter2" not in text
     assert not out.exists()
 
 
