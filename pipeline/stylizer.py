@@ -34,7 +34,8 @@ def pick_device(name: str) -> torch.device:
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise RequestError(
-            f"--device {name}: torch sees {torch.cuda.device_count()} CUDA devices here"
+            f"{name} is not to be had, torch sees {torch.cuda.device_count()} CUDA devices here; "
+            "--device cpu does without"
         )
     return device
 

@@ -38,15 +38,23 @@ def cpu_count() -> int:
 
 def devices_for(job: Job, shards: int) -> list[str]:
     """The device of each worker: one worker a GPU, or a core; no more than there are shards."""
-    gpus = [] if job.device == "cpu" else sorted(glob("/dev/nvidia[0-9]*"))
+    gpus = 0 if job.device == "cpu" else _gpu_count()
     if job.device.startswith("cuda:"):
         names = [job.device]
     elif gpus:
-        names = [f"cuda:{index}" for index in range(len(gpus))]
+        names = [f"cuda:{index}" for index in range(gpus)]
     else:
         names = [job.device] * (cpu_count() if job.workers == "auto" else 1)
     workers = len(names) if job.workers == "auto" else job.workers
     return [names[index % len(names)] for index in range(max(1, min(workers, shards)))]
+
+
+def _gpu_count() -> int:
+    """GPUs that this process may use, without the seconds it takes to ask torch."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
+    return len(glob("/dev/nvidia[0-9]*"))
 
 
 class WorkerPool:

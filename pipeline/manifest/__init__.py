@@ -75,8 +75,18 @@ def open_manifest(
         carried = carried_schema(_open_table(storage, source)[0], reserved, name)
         allowed = frozenset({scheme_of(source), "s3", *allow_schemes})
         return Manifest(name, carried, lambda: _table(storage, source, carried, allowed))
-    leave_out = absolute(out) if out else ""
+    leave_out = _results_below(source, absolute(out)) if out else ""
     return Manifest(name, pa.schema([]), lambda: _listing(storage, source, leave_out))
+
+
+def _results_below(source: str, out: str) -> str:
+    """The folder of results if it is below ``source``, where it would be taken for photos."""
+    if source == out or f"{source}/".startswith(f"{out}/images/"):
+        raise RequestError(
+            f"--out {redact(out)} would put results among the photos of {redact(source)}; "
+            "choose another folder"
+        )
+    return "" if source.startswith(f"{out}/") else out
 
 
 def _listing(storage: Storage, source: str, leave_out: str) -> Iterator[pa.RecordBatch]:
