@@ -16,7 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
 from pipeline.errors import RequestError, SystemFault
-from pipeline.job import Job
+from pipeline.job import Job, parse_options
 from pipeline.results import Summary
 from pipeline.storage import Storage, absolute, redact
 from pipeline.styles.mix import parse_style
@@ -180,7 +180,10 @@ def make_report(out: str, storage_option: tuple[str, ...]) -> int:
 
 
 def _storage(storage_option: tuple[str, ...]) -> Storage:
-    return Storage(dict(option.split("=", 1) for option in storage_option if "=" in option))
+    try:
+        return Storage(parse_options(storage_option))
+    except ValueError as error:
+        raise RequestError(f"--storage-option: {error}") from error
 
 
 def show_styles(path: str) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Iterable
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -75,17 +76,7 @@ class Settings(BaseModel):
     @field_validator("storage_option")
     @classmethod
     def _storage_option(cls, options: tuple[str, ...]) -> tuple[str, ...]:
-        for option in options:
-            name, equals, _ = option.partition("=")
-            if not equals:
-                raise ValueError(f"'{name}' is not of the form key=value")
-            if SECRET_OPTIONS.search(name):
-                raise ValueError(
-                    f"'{name}' would be seen in process lists and run histories; set "
-                    "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name a profile"
-                )
-            if _has_credentials(option):
-                raise ValueError(f"'{name}' holds credentials; give them in the environment")
+        parse_options(options)
         return options
 
     @field_validator("out", "source", "pack", check_fields=False)
@@ -109,13 +100,35 @@ class Settings(BaseModel):
     @property
     def options(self) -> dict[str, str]:
         """``storage_option`` as a mapping."""
-        return dict(option.split("=", 1) for option in self.storage_option)
+        return parse_options(self.storage_option)
 
     def digest(self, model_digest: str) -> str:
         """Identity of the results: of all settings that they depend on, and of the weights."""
         identity = self.model_dump(mode="json", include=IDENTITY) | {"model": model_digest}
         text = json.dumps(identity, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def parse_options(options: Iterable[str]) -> dict[str, str]:
+    """``key=value`` options as a mapping.
+
+    Raises:
+        ValueError: one is not of that form, or is a secret.
+    """
+    parsed = {}
+    for option in options:
+        name, equals, value = option.partition("=")
+        if not equals:
+            raise ValueError(f"'{name}' is not of the form key=value")
+        if SECRET_OPTIONS.search(name):
+            raise ValueError(
+                f"'{name}' would be seen in process lists and run histories; set "
+                "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name a profile"
+            )
+        if _has_credentials(value):
+            raise ValueError(f"'{name}' holds credentials; give them in the environment")
+        parsed[name] = value
+    return parsed
 
 
 def _has_credentials(url: str) -> bool:

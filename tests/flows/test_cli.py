@@ -49,6 +49,7 @@ def test_help_needs_neither_torch_nor_prefect() -> None:
          "AWS_ACCESS_KEY_ID"),
         (["run", "s3://id:hunter2@b/x", "--out", "{out}", "--style", "red"], "SOURCE: s3://b/x"),
         (["status", "{photos}"], "not the output folder"),
+        (["status", "{photos}", "--storage-option", "secret=x"], "AWS_ACCESS_KEY_ID"),
         (["report", "{photos}"], "not the output folder"),
         (["run", "{photos}", "--config", "no.toml"], "no.toml"),
         (["nosuch"], "nosuch"),
