@@ -154,7 +154,7 @@ def _network_rate_here(device: str) -> float:
     from pipeline.styles.mix import parse_style
     from pipeline.stylizer import Stylizer
 
-    torch.set_num_threads(max(1, cpu_count() // len(devices_for(_job(Path()), cpu_count()))))
+    torch.set_num_threads(1)
     pack = find_pack("")
     stylizer = Stylizer(pack, device)
     size = stylizer.batch_size(SIZE, SIZE)

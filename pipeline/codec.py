@@ -15,9 +15,10 @@ from pipeline.errors import RowError
 
 Pixels = NDArray[np.uint8]
 
-# What is decoded. Not all that Pillow knows: some of its formats start other programs.
+# What is decoded. Not all that Pillow knows: some of its formats start other programs, or decode
+# before the image's size can be looked at (ICO).
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "TIFF", "BMP", "DIB", "JPEG2000", "PPM",
-           "TGA", "ICO", "PCX")  # fmt: skip
+           "TGA", "PCX")  # fmt: skip
 
 EXIF_ORIENTATION = 0x0112
 # What undoes each orientation, Exif 2.32, 4.6.4 A.
@@ -68,8 +69,8 @@ def decode(data: bytes, size: tuple[int, int] | None, max_pixels: int) -> Photo:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
         is_page = data.lstrip()[:1] == b"<"
-        what = "a web page or XML" if is_page else "nothing that restyle can read"
-        raise RowError("input", f"not an image but {what}") from None
+        what = "not an image but a web page" if is_page else "not an image that restyle can read"
+        raise RowError("input", what) from None
     except Exception as error:  # decoders of damaged files raise whatever they stumble over
         raise RowError("input", f"damaged: {_short(error)}") from error
     if image.width * image.height > max_pixels:
@@ -87,7 +88,8 @@ def decode(data: bytes, size: tuple[int, int] | None, max_pixels: int) -> Photo:
 
 def _decode(image: Image.Image, size: tuple[int, int] | None) -> Photo:
     file_format = image.format or ""
-    orientation = _orientation(image)
+    # Pillow turns TIFFs upright by itself.
+    orientation = 1 if file_format == "TIFF" else _orientation(image)
     width, height = image.size
     if orientation >= 5:
         width, height = height, width
@@ -128,11 +130,11 @@ def _centre(have: tuple[int, int], want: tuple[int, int]) -> tuple[float, float,
 
 def to_srgb(image: Image.Image) -> Image.Image:
     """``image`` in mode RGB and the sRGB colour space, laid on white where it is transparent."""
-    if image.mode == "RGB" and "icc_profile" not in image.info:
+    if image.mode == "RGB" and not {"icc_profile", "transparency"} & image.info.keys():
         return image
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         return _from_deep_grey(image).convert("RGB")
-    if image.mode in ("P", "PA", "La", "RGBa"):
+    if image.mode in ("P", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA" if image.has_transparency_data else "RGB")
     if image.mode in ("RGBA", "LA"):
         image = _on_white(image)
@@ -153,13 +155,15 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def _from_deep_grey(image: Image.Image) -> Image.Image:
-    """More than 8 bits of grey to 8: 16 bits by their upper half, others by their range."""
+    """More than 8 bits of grey to 8: 16 bits to the nearest, others by their range."""
     values = np.asarray(image).astype(np.float64)
     if image.mode != "F" and values.min() >= 0 and values.max() <= 65535:
         grey = values / 257.0
     else:
-        low, high = np.nanmin(values), np.nanmax(values)
-        grey = (np.nan_to_num(values, nan=low) - low) / max(high - low, 1e-12) * 255.0
+        finite = values[np.isfinite(values)]
+        low, high = (finite.min(), finite.max()) if finite.size else (0.0, 1.0)
+        values = np.nan_to_num(values, nan=low, posinf=high, neginf=low)
+        grey = (values - low) / max(high - low, 1e-12) * 255.0
     return Image.fromarray(np.rint(grey).astype(np.uint8))
 
 

@@ -11,7 +11,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 
-from pipeline.errors import RequestError
+from pipeline.errors import RequestError, SystemFault
 from pipeline.storage import Storage, describe, join, redact
 
 LEDGER_SCHEMA = pa.schema(
@@ -65,9 +65,17 @@ class Ledger:
         return join(self.folder, f"{shard}.parquet")
 
     def read_part(self, shard: str) -> pa.Table | None:
-        """What is committed of a shard, or None."""
-        data = self._storage.read_one(self.part_url(shard))
-        return None if data is None else pq.read_table(io.BytesIO(data))
+        """What is committed of a shard, or None.
+
+        Raises:
+            SystemFault: it cannot be read.
+        """
+        url = self.part_url(shard)
+        data = self._storage.read_one(url)
+        try:
+            return None if data is None else pq.read_table(io.BytesIO(data))
+        except (pa.ArrowException, OSError) as error:
+            raise SystemFault(f"{redact(url)} cannot be read: {describe(error)}") from error
 
     def commit(self, shard: str, rows: pa.Table) -> None:
         """Record ``rows`` as all there is to say of a shard, in one atomic step."""
@@ -94,15 +102,26 @@ class Ledger:
         try:
             return ds.dataset(paths, format="parquet", filesystem=PyFileSystem(FSSpecHandler(fs)))
         except (pa.ArrowException, OSError) as error:
-            raise RequestError(
-                f"the ledger in {redact(self.folder)} cannot be read: {describe(error)}"
-            ) from error
+            raise self._unreadable(error) from error
+
+    def _unreadable(self, error: Exception) -> RequestError:
+        return RequestError(
+            f"the ledger in {redact(self.folder)} cannot be read: {describe(error)}"
+        )
 
     def scan(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        """``columns`` of all rows, a batch at a time."""
+        """``columns`` of all rows, a batch at a time.
+
+        Raises:
+            RequestError: a part is not readable.
+        """
         dataset = self.dataset()
-        if dataset is not None:
+        if dataset is None:
+            return
+        try:
             yield from dataset.to_batches(columns=list(columns))
+        except (pa.ArrowException, OSError) as error:
+            raise self._unreadable(error) from error
 
 
 def now() -> int:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import platform
-from collections.abc import Mapping
+from contextlib import suppress
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from pydantic import BaseModel, ValidationError
 
 from pipeline.errors import RequestError
 from pipeline.job import IDENTITY, Job
@@ -16,6 +17,22 @@ from pipeline.storage import Storage, join, redact
 from pipeline.styles.pack import Pack
 
 RECORDED_VERSIONS = ("torch", "pillow", "numpy", "pyarrow")
+
+
+class JobRecord(BaseModel):
+    """What job.json holds.
+
+    Args:
+        job: the job's settings. rows: of it, when it was last planned.
+        carried: types of the manifest's own columns.
+    """
+
+    job: dict[str, Any]
+    job_digest: str
+    model_digest: str
+    rows: int
+    carried: dict[str, str]
+    versions: dict[str, str]
 
 
 class Output:
@@ -31,19 +48,20 @@ class Output:
         # Plans and files that are not whole yet; gone when a run has ended well.
         self.scratch = join(url, ".restyle")
 
-    def read_job(self) -> dict[str, Any] | None:
+    def read_job(self) -> JobRecord | None:
         """job.json, or None if there is none.
 
         Raises:
             RequestError: there is one that cannot be read.
         """
         data = self._storage.read_one(join(self.url, "job.json"))
-        if data is None:
-            return None
         try:
-            return dict(json.loads(data))
-        except ValueError as error:
-            raise RequestError(f"{redact(self.url)}/job.json is not JSON: {error}") from error
+            return None if data is None else JobRecord.model_validate_json(data)
+        except ValidationError as error:
+            raise RequestError(
+                f"{redact(self.url)}/job.json was not written by restyle, or is damaged: choose "
+                "another --out"
+            ) from error
 
     def succeeded(self) -> bool:
         """Whether the last run ended well."""
@@ -59,13 +77,13 @@ class Output:
         earlier = self.read_job()
         if earlier is None or job.overwrite:
             return
-        if earlier["job_digest"] != job.digest(pack.digest):
+        if earlier.job_digest != job.digest(pack.digest):
             raise RequestError(
                 f"{redact(self.url)} holds results of other settings "
                 f"({_differences(earlier, job)}); choose another --out, or add --overwrite to "
                 "replace them"
             )
-        for name, kind in earlier["carried"].items():
+        for name, kind in earlier.carried.items():
             index = carried.get_field_index(name)
             if index >= 0 and str(carried.field(index).type) != kind:
                 raise RequestError(
@@ -76,16 +94,16 @@ class Output:
     def begin(self, job: Job, pack: Pack, carried: pa.Schema, rows: int) -> None:
         """Write job.json; the results are not complete from here on."""
         self._storage.delete(join(self.url, "_SUCCESS"))
-        content = {
-            "job": job.model_dump(mode="json") | {"source": redact(job.source)},
-            "job_digest": job.digest(pack.digest),
-            "model_digest": pack.digest,
-            "rows": rows,
-            "carried": {field.name: str(field.type) for field in carried},
-            "versions": {"python": platform.python_version()}
+        record = JobRecord(
+            job=job.model_dump(mode="json") | {"source": redact(job.source)},
+            job_digest=job.digest(pack.digest),
+            model_digest=pack.digest,
+            rows=rows,
+            carried={field.name: str(field.type) for field in carried},
+            versions={"python": platform.python_version()}
             | {name: version(name) for name in RECORDED_VERSIONS},
-        }
-        self._write("job.json", json.dumps(content, indent=2, ensure_ascii=False))
+        )
+        self._write("job.json", record.model_dump_json(indent=2))
 
     def finish(self, success: bool) -> None:
         """With ``success``, say so; then clear up."""
@@ -93,12 +111,18 @@ class Output:
             self._write("_SUCCESS", "")
         self._storage.delete(self.scratch)
 
+    def abandon(self) -> None:
+        """Undo what was begun, if nothing else is here."""
+        self._storage.delete(self.scratch)
+        with suppress(OSError):  # not empty, or not on a disk
+            Path(self.url).rmdir()
+
     def _write(self, name: str, text: str) -> None:
         self._storage.write({join(self.url, name): text.encode()})
 
 
-def _differences(earlier: Mapping[str, Any], job: Job) -> str:
-    before, after = earlier["job"], job.model_dump(mode="json")
+def _differences(earlier: JobRecord, job: Job) -> str:
+    before, after = earlier.job, job.model_dump(mode="json")
     different = [
         f"{name} {before.get(name)}, now {after[name]}"
         for name in sorted(IDENTITY)

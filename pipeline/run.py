@@ -82,7 +82,7 @@ def begin(request: Request) -> tuple[Plan, list[ShardRef]]:
             request.storage, join(request.output.scratch, "plan"), _shards(request, plan)
         )
     except RequestError:
-        request.output.finish(success=False)
+        request.output.abandon()
         raise
     request.output.begin(request.job, request.pack, request.manifest.carried, plan.rows)
     return plan, refs

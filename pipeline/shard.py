@@ -58,13 +58,14 @@ class ShardWorker:
 
     Args:
         job: with ``out`` in full.
-        threads: for decoding, and again for encoding.
+        threads: for decoding, again for encoding, and on a CPU again for the network.
     """
 
     def __init__(self, job: Settings, pack: Pack, storage: Storage, threads: int = 1) -> None:
         self._job = job
         self.storage = storage
         self._ledger = Ledger(storage, job.out)
+        self._images = join(job.out, "images")
         self._stylizer = Stylizer(pack, job.device, job.precision)
         self._mixes = cache(lambda style: parse_style(style, pack.names))
         self._model_digest = pack.digest
@@ -119,9 +120,10 @@ class ShardWorker:
             known is not None
             and known["status"] == "done"
             and known["job_digest"] == self._job_digest
+            and redact(row["source_uri"]) == known["source_uri"]
             and all(
                 row[name] is None or row[name] == known[name]
-                for name in ("source_uri", "source_size", "source_etag")
+                for name in ("source_size", "source_etag")
             )
         )
 
@@ -139,6 +141,7 @@ class ShardWorker:
         with (
             ThreadPoolExecutor(CHUNKS_AHEAD, "fetch") as fetching,
             ThreadPoolExecutor(self._threads, "decode") as decoding,
+            ThreadPoolExecutor(self._stylizer.threads(self._threads), "stylize") as stylizing,
             ThreadPoolExecutor(self._threads, "encode") as encoding,
             ThreadPoolExecutor(CHUNKS_AHEAD, "put") as putting,
         ):
@@ -146,9 +149,11 @@ class ShardWorker:
             fetched = ahead(fetching, fetch, chunks(items, chunk), CHUNKS_AHEAD)
             decode_item = timed("decode", partial(_unless_failed, "decode", self._decode))
             decoded = ahead(decoding, decode_item, chain.from_iterable(fetched), depth)
-            batches = map(timed("stylize", self._stylize), self._batches(decoded))
+            stylize = timed("stylize", self._stylize)
+            batches = self._batches(decoded)
+            styled = ahead(stylizing, stylize, batches, self._stylizer.threads(self._threads))
             encode_item = timed("encode", partial(_unless_failed, "encode", self._encode))
-            encoded = ahead(encoding, encode_item, chain.from_iterable(batches), depth)
+            encoded = ahead(encoding, encode_item, chain.from_iterable(styled), depth)
             put = timed("put", self._put)
             yield from chain.from_iterable(
                 ahead(putting, put, chunks(encoded, chunk), CHUNKS_AHEAD)
@@ -158,7 +163,7 @@ class ShardWorker:
         wanted = []
         for item in items:
             try:
-                check_name(item.row["_output_name"])
+                check_name(item.row["_output_name"], self._images)
                 wanted.append(item)
             except RowError as error:
                 item.failure = ("fetch", error)
@@ -231,10 +236,10 @@ class ShardWorker:
         )
 
     def _put(self, items: list[Item]) -> list[Item]:
-        good = [item for item in items if item.failure is None]
-        self.storage.write(
-            {join(self._job.out, item.record["output_uri"]): item.data for item in good}
-        )
+        urls = {join(self._images, item.row["_output_name"]): item for item in items}
+        done = {url: item.data for url, item in urls.items() if item.failure is None}
+        for url, error in self.storage.try_write(done, self._images).items():
+            urls[url].failure = ("put", error)
         for item in items:
             item.data = b""
         return items
@@ -244,6 +249,8 @@ class ShardWorker:
         row = item.row
         known = before.get((row["id"], row["variant"]), {})
         stage, error = item.failure or (None, None)
+        if error:
+            item.record = {k: v for k, v in item.record.items() if not k.startswith("output_")}
         item.record = {
             **{name: row[name] for name in ("id", "variant", "source_size", "source_etag")},
             **item.record,

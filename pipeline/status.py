@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from pipeline.errors import RequestError
 from pipeline.ledger import Ledger
-from pipeline.output import Output
+from pipeline.output import JobRecord, Output
 from pipeline.storage import Storage, redact
 
 # Seconds without a finished row that separate one run from the next.
@@ -31,7 +31,7 @@ class Status:
         per_second: rows finished in each second since the epoch in which there were any.
     """
 
-    job: dict[str, Any]
+    job: JobRecord
     rows: int
     done: int = 0
     failed: int = 0
@@ -76,7 +76,7 @@ def read_status(storage: Storage, out: str) -> Status:
     job = output.read_job()
     if job is None:
         raise RequestError(f"{redact(out)} is not the output folder of a job: it has no job.json")
-    status = Status(job, job["rows"], succeeded=output.succeeded())
+    status = Status(job, job.rows, succeeded=output.succeeded())
     columns = ["status", "error_class", "error_message", "style", "output_bytes", "finished_at"]
     for batch in Ledger(storage, out).scan(columns):
         done = pc.equal(batch.column("status"), "done")

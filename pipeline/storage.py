@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import re
@@ -10,9 +9,12 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from fsspec import AbstractFileSystem, filesystem
 
 from pipeline.errors import RequestError, RowError, SystemFault
@@ -28,6 +30,13 @@ FIRST_DELAY = 0.5  # seconds; doubles with each attempt
 MAX_KEY_BYTES = 1024
 MAX_NAME_BYTES = 255
 
+S3_SCHEMES = ("s3", "s3a")
+
+# What is cut from a text but for the group: who asks, the query of a signed address, a key's id.
+USER = r"(://)[^/\s]+@"
+QUERY = r"(://[^\s?'\"]+)\?[^\s'\"]+"
+KEY_ID = r"(AKIA|ASIA)[A-Z0-9]{12,}"
+
 NOT_TRANSIENT = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError)
 
 
@@ -38,6 +47,11 @@ class Source:
     uri: str
     offset: int | None = None
     size: int | None = None
+
+    @property
+    def end(self) -> int | None:
+        """Where it ends in the object; None at the object's own end."""
+        return None if self.offset is None or self.size is None else self.offset + self.size
 
 
 class Storage:
@@ -53,24 +67,41 @@ class Storage:
     def __init__(self, options: Mapping[str, str] | None = None, scratch: str = "") -> None:
         self._options = dict(options or {})
         self._scratch = Path(scratch) if scratch else None
+        self._s3_systems: dict[int, AbstractFileSystem] = {}
 
     def open(self, url: str) -> tuple[AbstractFileSystem, str]:
         """The file system of ``url`` and the path on it; of an image in a tar, the tar's.
 
-        URLs are never chained (``zip://...::s3://...``), so a ``::`` in a name is a name.
+        What is done with it is retried by the file system itself, as far as it does that. URLs
+        are never chained (``zip://...::s3://...``), so a ``::`` in a name is a name.
 
         Raises:
             RequestError: no such kind of storage, or its options are wrong.
         """
+        return self._open(url, ATTEMPTS)
+
+    def _open(self, url: str, attempts: int) -> tuple[AbstractFileSystem, str]:
+        """As open(), but an S3 file system makes so many attempts by itself.
+
+        Where the retries are this module's the file system makes one: layers multiply.
+        """
         scheme = scheme_of(url)
-        is_s3 = scheme in ("s3", "s3a")
         try:
-            fs = filesystem(scheme, **self._s3_options() if is_s3 else {})
+            fs = self._s3(attempts) if scheme in S3_SCHEMES else filesystem(scheme)
         except (ImportError, ValueError, TypeError, OSError) as error:
             raise RequestError(f"{redact(url)}: {describe(error)}") from error
-        if is_s3:
-            fs.retries = 1
         return fs, str(fs._strip_protocol(tar_of(url)))
+
+    def _s3(self, attempts: int) -> AbstractFileSystem:
+        if attempts not in self._s3_systems:
+            import s3fs.core
+
+            s3fs.core.set_custom_error_handler(_may_pass)
+            # One instance for each number of attempts, which fsspec's cache does not know of.
+            fs = filesystem("s3", skip_instance_cache=True, **self._s3_options())
+            fs.retries = attempts
+            self._s3_systems[attempts] = fs
+        return self._s3_systems[attempts]
 
     def _s3_options(self) -> dict[str, Any]:
         options: dict[str, Any] = dict(self._options)
@@ -118,13 +149,15 @@ class Storage:
         results: list[bytes | Exception] = [FileNotFoundError()] * len(sources)
         by_scheme: dict[str, list[int]] = {}
         for index, source in enumerate(sources):
+            if source.size == 0 and source.offset is not None:
+                results[index] = b""  # there is no such range
+                continue
             by_scheme.setdefault(scheme_of(source.uri), []).append(index)
         for indices in by_scheme.values():
             wanted = [sources[index] for index in indices]
-            fs, _ = self.open(wanted[0].uri)
+            fs, _ = self._open(wanted[0].uri, 1)
             paths = [str(fs._strip_protocol(tar_of(source.uri))) for source in wanted]
-            ends = [s.offset + s.size if s.offset is not None and s.size else None for s in wanted]
-            got = fs.cat_ranges(paths, [source.offset for source in wanted], ends)
+            got = fs.cat_ranges(paths, [s.offset for s in wanted], [s.end for s in wanted])
             for index, result in zip(indices, got, strict=True):
                 results[index] = result
         return results
@@ -135,7 +168,7 @@ class Storage:
         Raises:
             SystemFault: it is there but cannot be read.
         """
-        fs, path = self.open(url)
+        fs, path = self._open(url, 1)
         try:
             return _retried(lambda: fs.cat_file(path))
         except FileNotFoundError:
@@ -149,19 +182,35 @@ class Storage:
         Raises:
             SystemFault: something could not be written, after retries.
         """
+        for url, error in self.try_write(files).items():
+            raise SystemFault(f"cannot write {redact(url)}: {error}")
+
+    def try_write(self, files: Mapping[str, bytes], folder: str = "") -> dict[str, RowError]:
+        """As write(), but answers which names in ``folder`` something else has taken.
+
+        On a disk ``a.jpg`` cannot be both a file and the folder of ``a.jpg/b.jpg``.
+        """
+        taken: dict[str, RowError] = {}
         if not files:
-            return
+            return taken
         first = next(iter(files))
-        fs, _ = self.open(first)
-        paths = {str(fs._strip_protocol(url)): data for url, data in files.items()}
+        fs, _ = self._open(first, 1)
+        paths = {url: str(fs._strip_protocol(url)) for url in files}
         try:
-            if is_local(fs):
-                for path, data in paths.items():
-                    self._put_local(Path(path), data)
-            else:
-                _retried(lambda: fs.pipe(paths))
+            if not is_local(fs):
+                _retried(lambda: fs.pipe({paths[url]: data for url, data in files.items()}))
+                return taken
+            for url, data in files.items():
+                try:
+                    self._put_local(Path(paths[url]), data)
+                except (FileExistsError, NotADirectoryError, IsADirectoryError):
+                    if not os.path.isdir(folder):
+                        raise
+                    why = "another id has taken its name, or that of its folder"
+                    taken[url] = RowError("input", why)
         except Exception as error:
             raise SystemFault(f"cannot write {redact(first)}: {describe(error)}") from error
+        return taken
 
     def _put_local(self, path: Path, data: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -175,18 +224,32 @@ class Storage:
             temporary.unlink(missing_ok=True)
 
     def delete(self, url: str) -> None:
-        """Remove the file, folder or prefix at ``url``, if there is one."""
-        fs, path = self.open(url)
-        with contextlib.suppress(FileNotFoundError):
-            fs.rm(path, recursive=True)
+        """Remove the file, folder or prefix at ``url``, if there is one.
+
+        Raises:
+            SystemFault: it cannot be removed.
+        """
+        fs, path = self._open(url, 1)
+        try:
+            _retried(lambda: fs.rm(path, recursive=True))
+        except FileNotFoundError:
+            pass
+        except Exception as error:
+            raise SystemFault(f"cannot remove {redact(url)}: {describe(error)}") from error
 
     def names(self, url: str) -> list[str]:
-        """Names of what lies directly in the folder or prefix ``url``, sorted."""
-        fs, path = self.open(url)
+        """Names of what lies directly in the folder or prefix ``url``, sorted.
+
+        Raises:
+            SystemFault: it cannot be listed.
+        """
+        fs, path = self._open(url, 1)
         try:
-            found = fs.ls(path, detail=False)
+            found = _retried(lambda: fs.ls(path, detail=False))
         except FileNotFoundError:
             return []
+        except Exception as error:
+            raise SystemFault(f"cannot list {redact(url)}: {describe(error)}") from error
         return sorted(str(name).rstrip("/").rsplit("/", 1)[-1] for name in found)
 
     def check(self, url: str) -> None:
@@ -195,14 +258,16 @@ class Storage:
         Raises:
             RequestError: it does not, with what to do.
         """
-        fs, path = self.open(url)
-        if is_local(fs):
-            return
-        bucket = f"{scheme_of(url)}://{path.split('/', 1)[0]}"
+        fs, path = self._open(url, 1)
+        if scheme_of(url) not in S3_SCHEMES:
+            return  # the first thing that is read or written will tell
+        name, _, key = path.partition("/")
+        bucket = f"s3://{name}"
+        look = partial(fs.call_s3, "list_objects_v2", Bucket=name, Prefix=key, MaxKeys=1)
         try:
-            fs.ls(bucket, detail=False)
+            _retried(look)
         except FileNotFoundError as error:
-            raise RequestError(f"{bucket} does not exist") from error
+            raise RequestError(f"{bucket} does not exist; create it, or name another") from error
         except Exception as error:
             raise RequestError(
                 f"{bucket} cannot be read: {describe(error)}. Credentials come from the usual "
@@ -235,10 +300,20 @@ def join(base: str, *names: str) -> str:
 
 
 def redact(text: str) -> str:
-    """``text`` with everything cut from its URLs and settings that could let someone in."""
-    text = re.sub(r"(\w+://)[^/\s@]+@", r"\1", text)
-    text = re.sub(r"(\w+://[^\s?'\"]+)\?[^\s'\"]+", r"\1", text)
-    return re.sub(r"(AKIA|ASIA)[A-Z0-9]{12,}", r"\1…", text)
+    """``text`` with everything cut from its URLs that could let someone in."""
+    # The name of an image in a tar may have any sign in it, a key on S3 a question mark.
+    text = re.sub(r"(?<!\btar)" + USER, r"\1", text)
+    text = re.sub(r"(?<!\btar)(?<!\bs3)(?<!\bs3a)" + QUERY, r"\1", text)
+    return re.sub(KEY_ID, r"\1…", text)
+
+
+def redact_all(urls: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    """redact() of each of many URLs."""
+    no_user = pc.replace_substring_regex(urls, USER, r"\1")
+    no_query = pc.replace_substring_regex(no_user, QUERY, r"\1")
+    redacted = pc.if_else(pc.match_substring_regex(urls, "^s3a?://"), no_user, no_query)
+    redacted = pc.if_else(pc.starts_with(urls, "tar://"), urls, redacted)
+    return pc.replace_substring_regex(redacted, KEY_ID, r"\1…")
 
 
 def describe(error: BaseException) -> str:
@@ -247,10 +322,12 @@ def describe(error: BaseException) -> str:
     return redact(text)[:300]
 
 
-def check_name(name: str) -> None:
-    """Raise a RowError if nothing can be stored under the relative path ``name``."""
-    if len(name.encode()) > MAX_KEY_BYTES:
-        raise RowError("input", f"the id is too long: {len(name.encode())} bytes")
+def check_name(name: str, folder: str = "") -> None:
+    """Raise a RowError if nothing can be stored under ``name`` in the folder or prefix."""
+    remote = "://" in folder
+    key = join(folder.split("/", 3)[-1], name) if remote else name
+    if len(key.encode()) > MAX_KEY_BYTES:
+        raise RowError("input", f"the id is too long: {len(key.encode())} bytes")
     longest = max(len(part.encode()) for part in name.split("/"))
     if longest > MAX_NAME_BYTES:
         raise RowError("input", f"a name in the id is too long: {longest} bytes")
@@ -271,6 +348,13 @@ def _retried(call: Callable[[], Any]) -> Any:
         except Exception:  # file systems raise what their clients raise: no common class
             _back_off(attempt)
     return call()
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether s3fs should try again; it does so by itself after some other faults."""
+    response = getattr(error, "response", {})
+    server_fault = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) >= 500
+    return server_fault or (isinstance(error, OSError) and not isinstance(error, NOT_TRANSIENT))
 
 
 def _back_off(attempt: int) -> None:

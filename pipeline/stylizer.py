@@ -68,6 +68,14 @@ class Stylizer:
             if isinstance(module, nn.Conv2d):
                 module.to(self.dtype)
 
+    def threads(self, cores: int) -> int:
+        """How many threads should call it at once, on so many cores.
+
+        On a CPU that is how it uses them: torch's own threads would share each sum between
+        them, and a result would depend on how many there are.
+        """
+        return cores if self.device.type == "cpu" else 1
+
     def batch_size(self, height: int, width: int) -> int:
         """How many images of this size to give at once."""
         return max(1, BATCH_PIXELS[self.device.type] // (height * width))
@@ -87,13 +95,16 @@ class Stylizer:
         """
         try:
             return self._stylize(photos, mixes, strengths)
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not _is_out_of_memory(error):
+                raise
             if len(photos) == 1:
                 height, width = photos.shape[1:3]
-                raise RowError("resource", f"no device memory for {width}x{height}") from error
-            half = len(photos) // 2
-            parts = [slice(0, half), slice(half, None)]
-            return np.concatenate([self(photos[p], mixes[p], strengths[p]) for p in parts])
+                raise RowError("resource", f"no memory to stylize {width}x{height}") from error
+        # Not inside the except: the error holds on to what did not fit.
+        half = len(photos) // 2
+        parts = [slice(0, half), slice(half, None)]
+        return np.concatenate([self(photos[p], mixes[p], strengths[p]) for p in parts])
 
     @torch.inference_mode()
     def _stylize(self, photos: Pixels, mixes: Sequence[Mix], strengths: Sequence[float]) -> Pixels:
@@ -101,11 +112,12 @@ class Stylizer:
         given = torch.from_numpy(photos).to(self.device).permute(0, 3, 1, 2)
         height, width = photos.shape[1:3]
         inputs = _padded(given.to(self.dtype) / 255.0, self._network.stride)
-        styled = self._network(inputs, self._weights(mixes))[:, :, :height, :width].float()
+        styled = self._network(inputs, self._weights(mixes))[:, :, :height, :width]
+        styled = styled.float().clamp_(0.0, 1.0)
         if min(strengths) < 1.0:
             strength = torch.tensor(strengths, device=self.device)[:, None, None, None]
             styled = torch.lerp(given / 255.0, styled, strength)
-        result = styled.mul(255.0).round_().clamp_(0.0, 255.0).to(torch.uint8)
+        result = styled.mul(255.0).round_().to(torch.uint8)
         pixels: Pixels = result.permute(0, 2, 3, 1).contiguous().cpu().numpy()
         return pixels
 
@@ -115,6 +127,11 @@ class Stylizer:
             mixes = mixes[:1]
         rows = [[mix.parts.get(name, 0.0) for name in self._names] for mix in mixes]
         return torch.tensor(rows, device=self.device)
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    # On a CPU torch has no class for it.
+    return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
 
 
 def _padded(images: Tensor, stride: int) -> Tensor:

@@ -86,11 +86,8 @@ def serve(descriptor: int) -> None:
 
 
 def _make_worker(job: Job, threads: int) -> ShardWorker:
-    import torch
-
     from pipeline.shard import ShardWorker
 
-    torch.set_num_threads(threads)
     return ShardWorker(job, find_pack(job.pack), open_storage(job), threads)
 
 

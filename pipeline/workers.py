@@ -26,9 +26,10 @@ from pipeline.worker import Message
 # Seconds without a finished row after which a worker counts as hanging.
 STALLED = 900
 
-# torch's threads spin while they wait for each other; with another process on one of the cores
-# that was measured to make a batch on two threads 30 times slower.
-WORKER_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
+# The network is called from several threads instead, see Stylizer.threads. Besides, torch's own
+# wait for each other by spinning: with another process on one of two cores that was measured to
+# make a batch 30 times slower.
+WORKER_ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
 
 
 def cpu_count() -> int:
@@ -67,7 +68,6 @@ class WorkerPool:
 
     def __init__(self, job: Job, devices: Sequence[str]) -> None:
         self.workers = len(devices)
-        # One thread each if all cores have a worker: threads that wait for each other are slow.
         self._threads = max(1, cpu_count() // len(devices))
         self._free: queue.LifoQueue[tuple[Job, _Process | None]] = queue.LifoQueue()
         for device in devices:
@@ -119,7 +119,7 @@ class _Process:
         self._child = start_child(
             f"from pipeline.worker import serve; serve({theirs.fileno()})",
             pass_fds=[theirs.fileno()],
-            env=WORKER_ENVIRONMENT | os.environ,
+            env=os.environ | WORKER_ENVIRONMENT,
         )
         theirs.close()
         self._connection.send((job, threads))

@@ -9,17 +9,16 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from pipeline.errors import RequestError
-from pipeline.manifest.listings import is_glob, list_images
+from pipeline.manifest.listings import is_glob, list_image, list_images, root_of
 from pipeline.manifest.rows import (
     ROW_SCHEMA,
     carried_schema,
     check_schemes,
     folder_of,
-    listed_rows,
     rows_of,
 )
 from pipeline.manifest.tables import READERS, Table
-from pipeline.manifest.tars import expand, is_tar, tar_columns, tar_rows
+from pipeline.manifest.tars import TAR_COLUMNS, expand, is_tar, tar_rows
 from pipeline.storage import Storage, absolute, describe, redact, scheme_of
 
 
@@ -68,9 +67,7 @@ def open_manifest(
     storage.check(source)
     if is_tar(source):
         tars = expand(storage, source)
-        carried = tar_columns(storage, tars)
-        carried_schema(pa.schema([pa.field("uri", pa.string()), *carried]), reserved, name)
-        return Manifest(name, carried, lambda: tar_rows(storage, tars, carried))
+        return Manifest(name, TAR_COLUMNS, lambda: tar_rows(storage, tars))
     if suffix in READERS and not is_glob(source):
         carried = carried_schema(_open_table(storage, source)[0], reserved, name)
         allowed = frozenset({scheme_of(source), "s3", *allow_schemes})
@@ -81,21 +78,20 @@ def open_manifest(
 
 def _results_below(source: str, out: str) -> str:
     """The folder of results if it is below ``source``, where it would be taken for photos."""
-    if source == out or f"{source}/".startswith(f"{out}/images/"):
+    root = root_of(source)
+    if root == out or f"{root}/".startswith(f"{out}/images/"):
         raise RequestError(
             f"--out {redact(out)} would put results among the photos of {redact(source)}; "
             "choose another folder"
         )
-    return "" if source.startswith(f"{out}/") else out
+    return "" if root.startswith(f"{out}/") else out
 
 
 def _listing(storage: Storage, source: str, leave_out: str) -> Iterator[pa.RecordBatch]:
     fs, path = storage.open(source)
     try:
         if not is_glob(source) and fs.isfile(path):
-            info = fs.info(path)
-            changed = info.get("ETag") or info.get("mtime")
-            yield listed_rows([source], folder_of(source), [info["size"]], [str(changed)])
+            yield from list_image(storage, source)
         else:
             yield from list_images(storage, source, leave_out)
     except FileNotFoundError as error:
@@ -126,5 +122,5 @@ def _table(
             check_schemes(rows.column("source_uri"), allowed, name, first)
             yield rows
             first += len(batch)
-    except (pa.ArrowException, UnicodeDecodeError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise RequestError(f"{name}, after row {first - 1}: {describe(error)}") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -15,10 +15,10 @@ from fsspec.utils import glob_translate
 
 from pipeline.manifest.rows import listed_rows
 from pipeline.manifest.tables import BATCH_ROWS
-from pipeline.storage import Storage, is_local, join, scheme_of
+from pipeline.storage import S3_SCHEMES, Storage, is_local, join, scheme_of
 
 IMAGE_SUFFIXES = frozenset(
-    (".avif", ".bmp", ".dib", ".gif", ".heic", ".heif", ".ico", ".j2k", ".jfif", ".jp2", ".jpe",
+    (".avif", ".bmp", ".dib", ".gif", ".heic", ".heif", ".j2k", ".jfif", ".jp2", ".jpe",
      ".jpeg", ".jpg", ".jpx", ".pbm", ".pcx", ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif",
      ".tiff", ".webp")
 )  # fmt: skip
@@ -33,8 +33,15 @@ class Found(NamedTuple):
 
 
 def is_glob(url: str) -> bool:
-    """Whether ``url`` has a wildcard."""
-    return any(character in url for character in "*?[")
+    """Whether ``url`` has a wildcard, and is not a path with such a sign in its name."""
+    return any(sign in url for sign in "*?[") and not os.path.exists(url)
+
+
+def root_of(source: str) -> str:
+    """The folder or prefix below which all lies that ``source`` may match."""
+    if not is_glob(source):
+        return source
+    return posixpath.dirname(source[: min(source.index(c) for c in "*?[" if c in source)])
 
 
 def list_images(storage: Storage, source: str, leave_out: str) -> Iterator[pa.RecordBatch]:
@@ -45,11 +52,8 @@ def list_images(storage: Storage, source: str, leave_out: str) -> Iterator[pa.Re
             hidden; a glob takes what it matches.
         leave_out: the folder of results, which may lie below ``source``.
     """
-    root, pattern = source, None
-    if is_glob(source):
-        fixed = source[: min(source.index(c) for c in "*?[" if c in source)]
-        root = posixpath.dirname(fixed)
-        pattern = re.compile(glob_translate(source))
+    root = root_of(source)
+    pattern = re.compile(glob_translate(source)) if is_glob(source) else None
     found = (
         file
         for file in _files(storage, root)
@@ -61,6 +65,14 @@ def list_images(storage: Storage, source: str, leave_out: str) -> Iterator[pa.Re
         yield listed_rows(uris, root, sizes, etags)
 
 
+def list_image(storage: Storage, source: str) -> Iterator[pa.RecordBatch]:
+    """The row of one image, the same that it has in its folder."""
+    folder = posixpath.dirname(source)
+    fs, path = storage.open(source)
+    file = _local_file(path) if is_local(fs) else _other_file(source, fs.info(path))
+    yield listed_rows([file.uri], folder, [file.size], [file.etag])
+
+
 def _looks_like_image(uri: str, root: str) -> bool:
     below = uri[len(root) :]
     return posixpath.splitext(uri)[1].lower() in IMAGE_SUFFIXES and "/." not in below
@@ -70,20 +82,28 @@ def _files(storage: Storage, root: str) -> Iterator[Found]:
     fs, path = storage.open(root)
     if is_local(fs):
         return _local_files(path)
-    if scheme_of(root) in ("s3", "s3a"):
+    if scheme_of(root) in S3_SCHEMES:
         return _s3_files(fs, path)
     return _other_files(fs, path, scheme_of(root))
 
 
-def _local_files(folder: str) -> Iterator[Found]:
+def _local_files(folder: str, above: tuple[tuple[int, int], ...] = ()) -> Iterator[Found]:
+    stat = os.stat(folder)
+    here = (stat.st_dev, stat.st_ino)
+    if here in above:
+        return  # a link to a folder that it lies in
     with os.scandir(folder) as entries:
         ordered = sorted(entries, key=lambda entry: entry.name)
     for entry in ordered:
         if entry.is_dir():
-            yield from _local_files(entry.path)
+            yield from _local_files(entry.path, (*above, here))
         elif entry.is_file():
-            stat = entry.stat()
-            yield Found(entry.path, stat.st_size, str(stat.st_mtime_ns))
+            yield _local_file(entry.path)
+
+
+def _local_file(path: str) -> Found:
+    stat = os.stat(path)
+    return Found(path, stat.st_size, str(stat.st_mtime_ns))
 
 
 def _s3_files(fs: Any, path: str) -> Iterator[Found]:
@@ -95,7 +115,7 @@ def _s3_files(fs: Any, path: str) -> Iterator[Found]:
         for item in page.get("Contents", []):
             if not item["Key"].endswith("/"):
                 uri = join("s3:/", "", bucket, item["Key"])
-                yield Found(uri, item["Size"], item["ETag"].strip('"'))
+                yield _other_file(uri, {**item, "size": item["Size"]})
         if not page.get("IsTruncated"):
             return
         request["ContinuationToken"] = page["NextContinuationToken"]
@@ -103,5 +123,9 @@ def _s3_files(fs: Any, path: str) -> Iterator[Found]:
 
 def _other_files(fs: AbstractFileSystem, path: str, scheme: str) -> Iterator[Found]:
     for name, info in sorted(fs.find(path, detail=True).items()):
-        changed = info.get("ETag") or info.get("etag") or info.get("mtime")
-        yield Found(f"{scheme}://{name}", info.get("size"), str(changed) if changed else None)
+        yield _other_file(f"{scheme}://{name}", info)
+
+
+def _other_file(uri: str, info: Mapping[str, Any]) -> Found:
+    changed = info.get("ETag") or info.get("etag") or info.get("mtime")
+    return Found(uri, info.get("size"), str(changed).strip('"') if changed else None)

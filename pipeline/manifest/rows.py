@@ -15,7 +15,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import RequestError
-from pipeline.storage import redact
 
 ROW_SCHEMA = pa.schema(
     [
@@ -93,8 +92,8 @@ def rows_of(
         ids = ids_of(full, base)
     check_ids(ids, name, first)
     strength = _as(columns.get("strength"), pa.float64(), "strength", name, len(batch))
-    outside = pc.or_(pc.less(strength, 0.0), pc.greater(strength, 1.0))
-    _refuse(outside, f"{name}, row {{}}: the strength is not between 0 and 1", first)
+    inside = pc.and_(pc.greater_equal(strength, 0.0), pc.less_equal(strength, 1.0))
+    _refuse(pc.invert(inside), f"{name}, row {{}}: the strength is not between 0 and 1", first)
     sizes, etags = stat_local(full)
     return pa.RecordBatch.from_arrays(
         [
@@ -103,7 +102,7 @@ def rows_of(
             sizes,
             etags,
             pa.nulls(len(batch), pa.int64()),
-            _as(columns.get("style"), pa.string(), "style", name, len(batch)),
+            _none_if_empty(_as(columns.get("style"), pa.string(), "style", name, len(batch))),
             strength,
             _as(columns.get("seed"), pa.int64(), "seed", name, len(batch)),
             *[columns[field.name] for field in carried],
@@ -119,7 +118,12 @@ def listed_rows(
     etags: Sequence[str | None],
 ) -> pa.RecordBatch:
     """Rows for files found below the folder or prefix ``base``."""
-    full = pa.array(uris, pa.string())
+    try:
+        full = pa.array(uris, pa.string())
+    except UnicodeEncodeError as error:
+        raise RequestError(
+            f"{error.object!r} has a name that is not UTF-8 and cannot be written down; rename it"
+        ) from error
     ids = ids_of(full, base)
     check_ids(ids, base, 1)
     return _bare(ids, full, pa.array(sizes, pa.int64()), pa.array(etags, pa.string()))
@@ -158,7 +162,7 @@ def ids_of(full: pa.Array, base: str) -> pa.Array:
     """Ids for sources without one: the path below ``base``, else the whole path."""
     folder = base.rstrip("/") + "/"
     whole = pc.replace_substring_regex(full, r"^(https?://[^?#]*)[?#].*$", r"\1")
-    whole = pc.replace_substring_regex(whole, rf"({SCHEME})?/*", "", max_replacements=1)
+    whole = pc.replace_substring_regex(whole, rf"^({SCHEME}([^/]*@)?)?/*", "")
     below = pc.utf8_slice_codeunits(full, len(folder))
     return pc.if_else(pc.starts_with(full, folder), below, whole)
 
@@ -183,10 +187,10 @@ def check_schemes(uris: pa.Array, allowed: Iterable[str], name: str, first: int)
     for scheme in pc.unique(schemes).to_pylist():
         if scheme not in allowed:
             row = pc.index(schemes, scheme).as_py()
+            kind = "a local path" if scheme == "file" else f"the scheme '{scheme}'"
             raise RequestError(
-                f"{name}, row {first + row}, column uri: {redact(uris[row].as_py())} has the "
-                f"scheme '{scheme}', which is not allowed here; if you trust this manifest, add "
-                f"--allow-scheme {scheme}"
+                f"{name}, row {first + row}, column uri: {kind} is not allowed here; if you trust "
+                f"this manifest, add --allow-scheme {scheme}"
             )
 
 
@@ -207,6 +211,10 @@ def stat_local(uris: pa.Array) -> tuple[pa.Array, pa.Array]:
 def folder_of(url: str) -> str:
     """The folder or prefix in which ``url`` lies."""
     return posixpath.dirname(url)
+
+
+def _none_if_empty(texts: pa.Array) -> pa.Array:
+    return pc.if_else(pc.equal(texts, ""), None, texts)
 
 
 def _blank(texts: pa.Array) -> pa.Array:

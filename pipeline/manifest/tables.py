@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import IO, Any
@@ -27,15 +28,31 @@ def read_parquet(file: IO[bytes]) -> Table:
 def read_csv(file: IO[bytes]) -> Table:
     """A CSV file with a header; types are those of its first 16 MiB."""
     reader = pyarrow.csv.open_csv(
-        file, read_options=pyarrow.csv.ReadOptions(block_size=BLOCK_BYTES)
+        file,
+        read_options=pyarrow.csv.ReadOptions(block_size=BLOCK_BYTES),
+        parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
+        # 007 is a name, and so is 2024-05-01.
+        convert_options=pyarrow.csv.ConvertOptions(
+            column_types={name: pa.string() for name in ("uri", "id", "style")}
+        ),
     )
     return reader.schema, iter(reader)
 
 
 def read_jsonl(file: IO[bytes]) -> Table:
     """JSON objects, one a line; types are those of the first 16 MiB."""
+    options = pyarrow.json.ReadOptions(block_size=BLOCK_BYTES)
+    inferred = pyarrow.json.open_json(file, read_options=options).schema
+    # What looks like a time was written as a string: JSON has no times.
+    schema = [
+        field.with_type(pa.string()) if pa.types.is_timestamp(field.type) else field
+        for field in inferred
+    ]
+    file.seek(0)
     reader = pyarrow.json.open_json(
-        file, read_options=pyarrow.json.ReadOptions(block_size=BLOCK_BYTES)
+        file,
+        read_options=options,
+        parse_options=pyarrow.json.ParseOptions(explicit_schema=pa.schema(schema)),
     )
     return reader.schema, iter(reader)
 
@@ -47,7 +64,7 @@ def read_txt(file: IO[bytes]) -> Table:
 
 
 def _lines(file: IO[bytes], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    lines = filter(None, (line.decode().strip() for line in file))
+    lines = filter(None, (line.removeprefix(BOM_UTF8).decode().strip() for line in file))
     while batch := list(islice(lines, BATCH_ROWS)):
         yield pa.RecordBatch.from_arrays([pa.array(batch, pa.string())], schema=schema)
 

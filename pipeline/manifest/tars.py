@@ -17,8 +17,9 @@ from pipeline.manifest.rows import ROW_SCHEMA, check_ids
 from pipeline.manifest.tables import BATCH_ROWS
 from pipeline.storage import Source, Storage, describe, redact, tar_of
 
-# Companions of an image that are carried through, as text.
+# Companions of an image that are carried through, as text; null where it has none.
 COMPANIONS = ("cls", "txt", "json")
+TAR_COLUMNS = pa.schema([pa.field(name, pa.string()) for name in COMPANIONS])
 
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
@@ -63,21 +64,14 @@ def expand(storage: Storage, source: str) -> list[str]:
     return [source]
 
 
-def tar_columns(storage: Storage, tars: list[str]) -> pa.Schema:
-    """The carried columns: the companions that the first sample has."""
-    sample = next(_samples(storage, tars[:1]), [])
-    names = [extension for extension in COMPANIONS if _companion(sample, extension) is not None]
-    return pa.schema([pa.field(name, pa.string()) for name in names])
-
-
-def tar_rows(storage: Storage, tars: list[str], carried: pa.Schema) -> Iterator[pa.RecordBatch]:
+def tar_rows(storage: Storage, tars: list[str]) -> Iterator[pa.RecordBatch]:
     """Rows of all images in ``tars``; an id is the tar's name without suffix, then the member's."""
-    schema = pa.schema([*ROW_SCHEMA, *carried])
+    schema = pa.schema([*ROW_SCHEMA, *TAR_COLUMNS])
     for tar in tars:
         stem = posixpath.basename(tar).removesuffix(".tar")
         rows: list[dict[str, object]] = []
         for sample in _samples(storage, [tar]):
-            companions = {name: _companion(sample, name) for name in carried.names}
+            companions = {name: _companion(sample, name) for name in COMPANIONS}
             for member in sample:
                 if posixpath.splitext(member.name)[1].lower() not in IMAGE_SUFFIXES:
                     continue
@@ -136,6 +130,10 @@ def _members(storage: Storage, tar: str) -> Iterator[Member]:
                 yield Member(info.name, info.offset_data, info.size, text)
                 # A tar remembers every member it has seen: unbounded in a large one.
                 archive.members = []  # type: ignore[attr-defined]
+            # What is no header is taken for the end, which would lose all that follows.
+            file.seek(archive.offset)
+            if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
+                raise tarfile.ReadError(f"it is damaged at byte {archive.offset:,}")
     except FileNotFoundError as error:
         raise RequestError(f"{redact(tar)} does not exist") from error
     except (tarfile.TarError, OSError) as error:

@@ -56,11 +56,13 @@ def conditional_instance_norm(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor
     """
     channels = x.shape[1]
     # Instance norm by way of group_norm: ten times cheaper on CPU than var_mean in bfloat16.
-    if len(scale) == 1:
-        return F.group_norm(x, channels, scale[0].to(x.dtype), shift[0].to(x.dtype))
-    normalized = F.group_norm(x, channels)
     scale, shift = scale.to(x.dtype), shift.to(x.dtype)
-    return torch.addcmul(shift[:, :, None, None], normalized, scale[:, :, None, None])
+    if len(scale) == 1:
+        return F.group_norm(x, channels, scale[0], shift[0])
+    # Image by image: normalizing all and scaling after would round bfloat16 once more, so an
+    # image would depend on whether the others of its batch have its style.
+    each = zip(torch.split(x, 1), scale, shift, strict=True)
+    return torch.cat([F.group_norm(image, channels, a, b) for image, a, b in each])
 
 
 class FastTransformNet(nn.Module):

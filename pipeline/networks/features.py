@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -93,7 +94,7 @@ def load_features(name: str) -> FeatureNet:
         raise ValueError(f"no feature network '{name}': give vgg16, vgg19 or a safetensors file")
     try:
         return FeatureNet(load_file(path), padding="reflect")
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, RuntimeError, SafetensorError) as error:
         raise ValueError(f"{path} is not a feature network that restyle knows: {error}") from error
 
 

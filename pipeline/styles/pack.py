@@ -1,8 +1,8 @@
 """Style packs: the weights of a transform network with a card for each of its styles.
 
-A pack is one safetensors file. Its header holds which network the weights are for
-(``network``), how that is built (``config``) and the cards (``cards``), all as JSON. A
-checkpoint of the PyTorch examples (``.pth``) serves as a pack of one style.
+A pack is one safetensors file. The key ``restyle`` of its header is a JSON object that says which
+network the weights are for (``network``), how that is built (``config``), and has a card for each
+style (``cards``). A checkpoint of the PyTorch examples (``.pth``) serves as a pack of one style.
 """
 
 from __future__ import annotations
@@ -77,7 +77,10 @@ class Pack:
 
         try:
             if self.network == "johnson":
-                return from_example_checkpoint(torch.load(self.path, weights_only=True))
+                state = torch.load(self.path, map_location="cpu", weights_only=True)
+                return from_example_checkpoint(state)
+            if self.network != "fast" or self.config["styles"] != len(self.cards):
+                raise ValueError(f"a network '{self.network}' of {len(self.cards)} styles")
             network = FastTransformNet(**self.config)
             network.load_state_dict(load_file(self.path))
         except Exception as error:  # whatever a foreign file can provoke
@@ -99,9 +102,9 @@ def read_pack(path: Path) -> Pack:
         return Pack(path, "johnson", {}, (Card(path.stem, source=path.name),))
     try:
         with safe_open(path, framework="numpy") as file:
-            header = file.metadata() or {}
-        cards = tuple(Card(**card) for card in json.loads(header["cards"]))
-        return Pack(path, header["network"], json.loads(header["config"]), cards)
+            header = json.loads((file.metadata() or {})["restyle"])
+        cards = tuple(Card(**card) for card in header["cards"])
+        return Pack(path, header["network"], header["config"], cards)
     except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise RequestError(f"{path} is not a style pack: {error}") from error
 
@@ -118,12 +121,13 @@ def save_pack(path: Path, network: FastTransformNet, cards: Sequence[Card]) -> N
         raise ValueError(f"{len(network.styles)} styles but {len(cards)} cards")
     header = {
         "network": "fast",
-        "config": json.dumps(network.config),
-        "cards": json.dumps([asdict(card) for card in cards], ensure_ascii=False),
+        "config": network.config,
+        "cards": [asdict(card) for card in cards],
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-    save_file(weights, path, metadata=header)
+    # One key, because safetensors writes several in any order.
+    save_file(weights, path, metadata={"restyle": json.dumps(header, ensure_ascii=False)})
 
 
 def find_pack(path: str) -> Pack:

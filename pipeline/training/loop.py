@@ -21,7 +21,7 @@ from pipeline.networks.fast import FastTransformNet
 from pipeline.networks.features import load_features
 from pipeline.storage import Storage
 from pipeline.styles.pack import Card, save_pack
-from pipeline.stylizer import pick_device, pick_dtype
+from pipeline.stylizer import MIN_SIDE, pick_device, pick_dtype
 from pipeline.training.config import TrainConfig
 from pipeline.training.content import MAX_PIXELS, ContentPhotos
 from pipeline.training.losses import (
@@ -175,7 +175,12 @@ class Trainer:
     def _resume(self) -> None:
         if not self.checkpoint.exists():
             return
-        state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+        try:
+            state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+        except Exception as error:  # whatever a damaged file can provoke
+            raise RequestError(
+                f"{self.checkpoint} is no checkpoint, or damaged; delete it to start afresh"
+            ) from error
         if state["digest"] != self.config.digest:
             raise RequestError(
                 f"{self.checkpoint} is from a run with other settings; delete it to start afresh, "
@@ -214,6 +219,11 @@ def read_painting(path: str, size: int) -> Pixels:
     image = Image.fromarray(pixels)
     scale = size / max(image.size)
     shape = (round(image.width * scale), round(image.height * scale))
+    if min(shape) < MIN_SIDE:
+        raise RequestError(
+            f"{path} is {image.width}x{image.height}: scaled to {size} pixels its shorter side is "
+            f"below {MIN_SIDE}; cut it"
+        )
     return np.array(image.resize(shape, Image.Resampling.LANCZOS))
 
 
@@ -223,5 +233,5 @@ def _read_cards(config: TrainConfig) -> dict[str, dict[str, str]]:
     try:
         cards = json.loads(Path(config.cards).expanduser().read_text())
         return {name: {key: str(value) for key, value in cards[name].items()} for name in cards}
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, LookupError, TypeError) as error:
         raise RequestError(f"{config.cards} is not a JSON object of cards: {error}") from error
