@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+import os
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from pipeline import storage as storage_module
+from pipeline.errors import RequestError
+from pipeline.manifest import open_manifest
+from pipeline.storage import Storage, join
+from tests.conftest import write_photos
+from tests.pipeline.runs import read_rows
+from tests.pipeline.servers import forward, serving
+
+
+@pytest.fixture(params=["local", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return str(tmp_path) if request.param == "local" else request.getfixturevalue("s3")
+
+
+def put(place: str, *names: str) -> None:
+    Storage().write({join(place, name): name.encode() for name in names})
+
+
+def ids(source: str | Path, out: str = "") -> list[str]:
+    return sorted(read_rows(source, out=out).column("id").to_pylist())
+
+
+def test_a_folder_gives_its_images_and_those_below(place: str) -> None:
+    put(place, "set/b.jpg", "set/a.PNG", "set/deep/er/c.webp", "settled/d.jpg", "e.jpg")
+    assert ids(join(place, "set")) == ["a.PNG", "b.jpg", "deep/er/c.webp"]
+    assert ids(join(place, "set/")) == ["a.PNG", "b.jpg", "deep/er/c.webp"]
+
+
+def test_a_whole_bucket_is_a_source(s3: str) -> None:
+    put(s3, "a.jpg", "sub/b.jpg")
+    assert ids(s3) == ["a.jpg", "sub/b.jpg"]
+
+
+def test_rows_tell_where_and_how_large(place: str) -> None:
+    put(place, "set/sub/a.jpg")
+    (row,) = read_rows(join(place, "set")).to_pylist()
+    assert row["source_uri"] == join(place, "set/sub/a.jpg")
+    assert row["source_size"] == len("set/sub/a.jpg")
+    assert row["_source_offset"] is None
+    assert (row["style"], row["strength"], row["seed"]) == (None, None, None)
+
+
+def test_the_etag_changes_with_the_image(place: str) -> None:
+    put(place, "a.jpg")
+    (before,) = read_rows(place).column("source_etag").to_pylist()
+    assert read_rows(place).column("source_etag").to_pylist() == [before]
+    Storage().write({join(place, "a.jpg"): b"A.JPG"})
+    (after,) = read_rows(place).column("source_etag").to_pylist()
+    assert after != before
+
+
+def test_hidden_files_and_other_files_are_no_images(place: str) -> None:
+    put(
+        place, ".hidden.jpg", ".cache/a.jpg", "sub/.b.jpg", "notes.txt", "a.jpg.bak", "jpg", "c.jpg"
+    )
+    assert ids(place) == ["c.jpg"]
+
+
+def test_a_hidden_folder_may_be_named_itself(place: str) -> None:
+    put(place, ".cache/a.jpg", ".cache/.b.jpg")
+    assert ids(join(place, ".cache")) == ["a.jpg"]
+
+
+def test_results_below_the_source_are_not_sources(place: str) -> None:
+    put(place, "a.jpg", "out/images/a.jpg", "outside/b.jpg")
+    assert ids(place, out=join(place, "out")) == ["a.jpg", "outside/b.jpg"]
+    assert ids(place, out=join(place, "out/")) == ["a.jpg", "outside/b.jpg"]
+
+
+def test_results_may_go_above_the_source(place: str) -> None:
+    put(place, "set/a.jpg", "images/set/a.jpg")
+    assert ids(join(place, "set"), out=place) == ["a.jpg"]
+
+
+@pytest.mark.parametrize("source", ["set", "set/images", "set/images/sub"])
+def test_results_among_the_photos_are_refused(place: str, source: str) -> None:
+    with pytest.raises(RequestError, match="would put results among the photos"):
+        read_rows(join(place, source), out=join(place, "set"))
+
+
+def test_a_glob_does_not_take_results_for_photos_wherever_they_are(place: str) -> None:
+    put(place, "set/a.jpg", "set/images/a.jpg")
+    with suppress(RequestError):
+        assert ids(join(place, "set/**/*.jpg"), out=join(place, "set")) == ["a.jpg"]
+
+
+def test_odd_names_are_just_names(place: str) -> None:
+    names = ["100%.jpg", "a b.jpg", "a#b.jpg", "a+b.jpg", "a?b.jpg", "a[1].jpg", "süß.jpg"]
+    put(place, *names)
+    assert ids(place) == sorted(names)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("*.jpg", ["a.jpg", "b.jpg"]),
+        ("?.jpg", ["a.jpg", "b.jpg"]),
+        ("[ac].jpg", ["a.jpg"]),
+        ("**/*.jpg", ["a.jpg", "b.jpg", "x/c.jpg", "x/y/d.jpg"]),
+        ("*/*.jpg", ["x/c.jpg"]),
+        ("x/*", ["c.jpg", "e.dat"]),
+        ("x/**", ["c.jpg", "e.dat", "y/d.jpg"]),
+        ("*.gif", []),
+    ],
+)
+def test_a_glob_gives_what_it_matches(place: str, pattern: str, expected: list[str]) -> None:
+    put(place, "a.jpg", "b.jpg", "ab.png", "x/c.jpg", "x/y/d.jpg", "x/e.dat")
+    assert ids(join(place, pattern)) == expected
+
+
+def test_a_glob_leaves_results_out(place: str) -> None:
+    put(place, "a.jpg", "out/images/a.jpg")
+    assert ids(join(place, "**/*.jpg"), out=join(place, "out")) == ["a.jpg"]
+
+
+def test_one_image_is_one_row(place: str) -> None:
+    put(place, "set/a.jpg", "set/b.jpg")
+    assert ids(join(place, "set/a.jpg")) == ["a.jpg"]
+
+
+def test_one_image_is_the_same_row_alone_and_in_its_folder(place: str) -> None:
+    put(place, "set/a.jpg")
+    assert (
+        read_rows(join(place, "set/a.jpg")).to_pylist() == read_rows(join(place, "set")).to_pylist()
+    )
+
+
+def test_a_folder_without_images_has_no_rows(tmp_path: Path, s3: str) -> None:
+    assert ids(tmp_path) == []
+    assert ids(join(s3, "nothing/here")) == []
+
+
+def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="none does not exist"):
+        read_rows(tmp_path / "none")
+
+
+def test_a_missing_bucket_is_refused(s3: str) -> None:
+    with pytest.raises(RequestError, match="s3://no-such-bucket does not exist"):
+        read_rows("s3://no-such-bucket/set")
+
+
+def test_a_bucket_is_listed_page_by_page(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(s3, *[f"{number}.jpg" for number in range(7)])
+    monkeypatch.setenv("MOTO_S3_DEFAULT_MAX_KEYS", "3")
+    assert ids(s3) == [f"{number}.jpg" for number in range(7)]
+
+
+def test_listing_a_bucket_survives_faults(
+    s3: str, s3_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage_module, "FIRST_DELAY", 0.001)
+    put(s3, "set/a.jpg")
+    with serving(forward(s3_server)) as faulty:
+        manifest = open_manifest(Storage({"endpoint_url": faulty.url}), join(s3, "set"))
+        manifest.read()
+        faulty.faults = 2
+        assert next(manifest.read()).column("id").to_pylist() == ["a.jpg"]
+
+
+def test_relative_and_home_paths_are_sources(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_photos(tmp_path / "set", 1)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for source in ("set", "./set/../set", "~/set", f"file://{tmp_path}/set"):
+        (row,) = read_rows(source).to_pylist()
+        assert (row["id"], row["source_uri"]) == ("000.jpg", str(tmp_path / "set/000.jpg"))
+
+
+def test_links_to_images_are_images_and_broken_ones_are_not(tmp_path: Path) -> None:
+    write_photos(tmp_path / "real", 1)
+    folder = tmp_path / "set"
+    folder.mkdir()
+    (folder / "a.jpg").symlink_to(tmp_path / "real/000.jpg")
+    (folder / "b.jpg").symlink_to(tmp_path / "real/none.jpg")
+    (folder / "more").symlink_to(tmp_path / "real")
+    assert ids(folder) == ["a.jpg", "more/000.jpg"]
+
+
+def test_a_link_to_a_folder_above_does_not_repeat_its_images(tmp_path: Path) -> None:
+    write_photos(tmp_path / "set/sub", 1)
+    (tmp_path / "set/sub/up").symlink_to(tmp_path / "set")
+    assert ids(tmp_path / "set") == ["sub/000.jpg"]
+
+
+def test_a_folder_with_brackets_in_its_name_is_a_folder(tmp_path: Path) -> None:
+    write_photos(tmp_path / "holidays [2024]", 1)
+    assert ids(tmp_path / "holidays [2024]") == ["000.jpg"]
+
+
+def test_a_name_that_is_not_unicode_is_no_end_of_the_world(tmp_path: Path) -> None:
+    photo = write_photos(tmp_path, 1) / "000.jpg"
+    shutil.copy(photo, os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.jpg"))
+    with suppress(RequestError):
+        assert "000.jpg" in ids(tmp_path)

@@ -1,0 +1,69 @@
+"""Whole jobs in this process: as a run does them, without the worker processes."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.job import Job
+from pipeline.ledger import Ledger
+from pipeline.manifest import open_manifest
+from pipeline.results import Summary
+from pipeline.run import begin, end, prepare
+from pipeline.spool import read_shard
+from pipeline.storage import Storage
+
+
+def changed(job: Job, **settings: Any) -> Job:
+    """The job with other settings."""
+    return Job.model_validate({**job.model_dump(), **settings})
+
+
+def read_rows(source: str | Path, **options: Any) -> pa.Table:
+    """All rows of a manifest."""
+    manifest = open_manifest(Storage(), str(source), **options)
+    return pa.Table.from_batches(manifest.read(), manifest.schema)
+
+
+def run_job(job: Job) -> Summary:
+    """Plan a job, do its shards one after the other, finish it."""
+    import torch
+
+    from pipeline.shard import ShardWorker
+
+    torch.set_num_threads(1)
+    start = time.monotonic()
+    request = prepare(job)
+    plan, refs = begin(request)
+    summary = Summary.of(request.job, plan)
+    worker = ShardWorker(request.job, request.pack, request.storage)
+    for ref in refs:
+        rows = read_shard(request.storage, ref)
+        summary.add(worker.run(ref.key, rows, lambda done, failed: None))
+    summary.seconds = time.monotonic() - start
+    end(request, summary)
+    return summary
+
+
+def ledger_of(out: str | Path) -> pa.Table:
+    """The ledger, by id and variant."""
+    dataset = Ledger(Storage(), str(out)).dataset()
+    assert dataset is not None
+    return dataset.to_table().sort_by([("id", "ascending"), ("variant", "ascending")])
+
+
+def write_tar(path: Path, members: Mapping[str, bytes]) -> Path:
+    """A tar with ``members``, name to content, in order."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as archive:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return path

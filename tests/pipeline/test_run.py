@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.errors import RequestError
+from pipeline.job import Job
+from pipeline.results import Summary
+from pipeline.run import begin, end, prepare, preview
+from pipeline.storage import Storage, join
+from tests.conftest import write_photos
+from tests.pipeline.runs import changed, run_job
+
+
+def test_prepare_looks_and_writes_nothing(job: Job) -> None:
+    request = prepare(job)
+    assert request.manifest.name == job.source
+    assert request.pack.names == ["red", "green", "blue"]
+    assert request.digest == job.digest(request.pack.digest)
+    assert not Path(job.out).exists()
+
+
+def test_prepare_makes_all_places_full(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(job.source).parent)
+    request = prepare(changed(job, source="photos", out="out"))
+    assert (request.job.source, request.job.out) == (job.source, job.out)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"style": "gren"}, "unknown style 'gren': did you mean 'green'"),
+        ({"style": "red+nosuch"}, "unknown style 'nosuch'"),
+        ({"style": ""}, "unknown style ''"),
+        ({"style": "red:0"}, "weight of red must be above 0"),
+        ({"source": "/no/such/folder"}, "/no/such/folder does not exist"),
+        ({"source": "/no/such/m.parquet"}, "m.parquet does not exist"),
+        ({"source": "/no/such/x.tar"}, "x.tar does not exist"),
+        ({"source": "nosuch://bucket/x"}, "nosuch"),
+        ({"pack": "/no/such.safetensors"}, "no style pack at /no/such.safetensors"),
+    ],
+)
+def test_a_wrong_request_is_refused_before_anything_is_written(
+    job: Job, settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(RequestError, match=message):
+        prepare(changed(job, **settings))
+    assert not Path(job.out).exists()
+
+
+@pytest.mark.parametrize("place", ["source", "out"])
+def test_a_missing_bucket_is_refused(job: Job, s3: str, place: str) -> None:
+    with pytest.raises(RequestError, match="s3://no-such-bucket does not exist"):
+        prepare(changed(job, **{place: "s3://no-such-bucket/x"}))
+    assert not Path(job.out).exists()
+
+
+def test_a_source_without_images_is_refused(job: Job, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "notes.txt").write_text("no image")
+    (tmp_path / "m.csv").write_text("uri\n")
+    for source in (tmp_path / "empty", tmp_path / "m.csv", tmp_path / "photos" / "*.gif"):
+        with pytest.raises(RequestError, match="has no images"):
+            prepare(changed(job, source=str(source)))
+    assert not Path(job.out).exists()
+
+
+def test_a_column_that_clashes_with_the_ledger_is_refused(job: Job, tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text("uri,output_uri\na.jpg,x\n")
+    with pytest.raises(RequestError, match="'output_uri' clashes"):
+        prepare(changed(job, source=str(tmp_path / "m.csv")))
+
+
+def test_schemes_are_allowed_by_the_job(job: Job, tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text("uri\nhttps://host/a.jpg\n")
+    with pytest.raises(RequestError, match="--allow-scheme https"):
+        prepare(changed(job, source=str(tmp_path / "m.csv")))
+    prepare(changed(job, source=str(tmp_path / "m.csv"), allow_scheme=["https"]))
+
+
+def test_results_in_the_source_folder_are_not_stylized_again(job: Job) -> None:
+    job = changed(job, out=join(job.source, "stylized"))
+    assert run_job(job).new_done == 8
+    summary = run_job(job)
+    assert (summary.rows, summary.new_done) == (8, 0)
+
+
+def test_a_preview_tells_what_a_run_would_do_and_writes_nothing(job: Job) -> None:
+    plan = preview(prepare(job))
+    assert (plan.rows, plan.left, plan.shards, plan.done) == (8, 8, 2, 0)
+    photos = Path(job.source).iterdir()
+    assert plan.left_bytes == sum(path.stat().st_size for path in photos)
+    assert not Path(job.out).exists()
+    run_job(job)
+    write_photos(Path(job.source), 1, first=8)
+    before = sorted(Path(job.out).rglob("*"))
+    plan = preview(prepare(job))
+    assert (plan.rows, plan.left, plan.shards, plan.done) == (9, 1, 1, 8)
+    assert sorted(Path(job.out).rglob("*")) == before
+
+
+def test_begin_writes_the_plan_down(job: Job) -> None:
+    request = prepare(job)
+    plan, refs = begin(request)
+    assert [ref.rows for ref in refs] == [4, 4]
+    assert (plan.rows, plan.shards) == (8, 2)
+    assert Path(job.out, "job.json").exists()
+    assert all(Path(ref.url).is_relative_to(Path(job.out, ".restyle")) for ref in refs)
+
+
+def test_a_wrong_row_anywhere_leaves_nothing_behind(job: Job, tmp_path: Path) -> None:
+    rows = [f"{number}.jpg,red" for number in range(200)]
+    (tmp_path / "m.csv").write_text("\n".join(["uri,style", *rows, "0.jpg,red"]))
+    request = prepare(changed(job, source=str(tmp_path / "m.csv"), shard_size=1))
+    with pytest.raises(RequestError, match="rows 1 and 201"):
+        begin(request)
+    assert not [path for path in tmp_path.rglob("*") if path.name in ("out", ".restyle")]
+
+
+def test_a_wrong_row_leaves_earlier_results_as_they_were(job: Job, tmp_path: Path) -> None:
+    (Path(job.source) / "m.txt").write_text("000.jpg\n001.jpg\n")
+    job = changed(job, source=join(job.source, "m.txt"))
+    run_job(job)
+    before = {path: path.stat().st_mtime_ns for path in Path(job.out).rglob("*") if path.is_file()}
+    Path(job.source).write_text("000.jpg\n001.jpg\n002.jpg\n000.jpg\n")
+    with pytest.raises(RequestError, match="rows 1 and 4"):
+        run_job(job)
+    after = {path: path.stat().st_mtime_ns for path in Path(job.out).rglob("*") if path.is_file()}
+    assert after == before
+
+
+def test_a_run_that_ended_well_leaves_only_results(job: Job) -> None:
+    run_job(job)
+    names = sorted(path.name for path in Path(job.out).iterdir())
+    assert names == ["_SUCCESS", "images", "job.json", "metadata"]
+
+
+def test_an_interrupted_run_carries_on(job: Job) -> None:
+    request = prepare(job)
+    plan, _ = begin(request)
+    stopped = Summary.of(request.job, plan)
+    stopped.stopped = "interrupted"
+    end(request, stopped)
+    assert not Path(job.out, "_SUCCESS").exists()
+    summary = run_job(job)
+    assert (summary.rows, summary.done, summary.succeeded) == (8, 8, True)
+    assert Path(job.out, "_SUCCESS").exists()
+
+
+def test_unfinished_files_lie_below_a_local_out_alone(job: Job, s3: str) -> None:
+    storage = prepare(job).storage
+    storage.write({join(job.out, "images/x"): b"x"})
+    assert Path(job.out, ".restyle/partial").is_dir()
+    far = prepare(changed(job, out=join(s3, "out"))).storage
+    far.write({join(s3, "out/images/x"): b"x"})
+    assert Storage().names(join(s3, "out")) == ["images"]

@@ -1,0 +1,382 @@
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline import storage as storage_module
+from pipeline.errors import RequestError, RowError, SystemFault
+from pipeline.storage import (
+    ATTEMPTS,
+    Source,
+    Storage,
+    absolute,
+    check_name,
+    describe,
+    join,
+    redact,
+    scheme_of,
+    tar_of,
+)
+from tests.pipeline.servers import Faulty, files, forward, serving
+
+
+@pytest.fixture(params=["local", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return str(tmp_path) if request.param == "local" else request.getfixturevalue("s3")
+
+
+@pytest.fixture
+def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage_module, "FIRST_DELAY", 0.001)
+
+
+@pytest.fixture
+def faulty_s3(s3: str, s3_server: str, quick_retries: None) -> Iterator[tuple[Faulty, Storage]]:
+    """A server before the S3 server, and storage that goes through it."""
+    with serving(forward(s3_server)) as faulty:
+        yield faulty, Storage({"endpoint_url": faulty.url})
+
+
+def closed_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def test_reads_what_it_wrote_in_the_order_asked_for(place: str) -> None:
+    storage = Storage()
+    storage.write({join(place, "deep/er/a"): b"one", join(place, "b"): b"two"})
+    sources = [Source(join(place, "b")), Source(join(place, "deep/er/a"))]
+    assert storage.read(sources) == [b"two", b"one"]
+
+
+def test_read_tells_which_are_missing_and_gives_the_others(place: str) -> None:
+    storage = Storage()
+    storage.write({join(place, "b"): b"two"})
+    missing, got = storage.read([Source(join(place, "none")), Source(join(place, "b"))])
+    assert got == b"two"
+    assert isinstance(missing, RowError)
+    assert missing.error_class == "storage"
+    assert missing.message == "there is no such file"
+
+
+@pytest.mark.parametrize(("offset", "size", "expected"), [(0, 3, b"012"), (4, 5, b"45678")])
+def test_reads_a_range(place: str, offset: int, size: int, expected: bytes) -> None:
+    storage = Storage()
+    storage.write({join(place, "x"): b"0123456789"})
+    assert storage.read([Source(join(place, "x"), offset, size)]) == [expected]
+
+
+def test_an_empty_range_is_empty(place: str) -> None:
+    storage = Storage()
+    storage.write({join(place, "x"): b"0123456789"})
+    assert storage.read([Source(join(place, "x"), 4, 0)]) == [b""]
+
+
+def test_one_call_reads_from_several_kinds_of_storage(s3: str, tmp_path: Path) -> None:
+    storage = Storage()
+    storage.write({join(s3, "a"): b"far"})
+    storage.write({str(tmp_path / "a"): b"near"})
+    assert storage.read([Source(str(tmp_path / "a")), Source(join(s3, "a"))]) == [b"near", b"far"]
+
+
+def test_read_one_gives_none_for_what_is_not_there(place: str) -> None:
+    storage = Storage()
+    assert storage.read_one(join(place, "x")) is None
+    storage.write({join(place, "x"): b"here"})
+    assert storage.read_one(join(place, "x")) == b"here"
+
+
+def test_write_replaces(place: str) -> None:
+    storage = Storage()
+    storage.write({join(place, "x"): b"a long first text"})
+    storage.write({join(place, "x"): b"short"})
+    assert storage.read_one(join(place, "x")) == b"short"
+
+
+def test_names_are_those_directly_in_the_folder_sorted(place: str) -> None:
+    storage = Storage()
+    storage.write({join(place, f"top/{name}"): b"x" for name in ("b", "a", "sub/c")})
+    storage.write({join(place, "topmost/d"): b"x"})
+    assert storage.names(join(place, "top")) == ["a", "b", "sub"]
+    assert storage.names(join(place, "nothing")) == []
+
+
+def test_delete_takes_the_folder_and_leaves_its_neighbours(place: str) -> None:
+    storage = Storage()
+    urls = {name: join(place, name) for name in ("old/a", "old/b/c", "old.txt", "older/d")}
+    storage.write(dict.fromkeys(urls.values(), b"x"))
+    storage.delete(join(place, "old"))
+    left = {name for name, url in urls.items() if storage.read_one(url) is not None}
+    assert left == {"old.txt", "older/d"}
+
+
+def test_delete_of_nothing_is_fine(place: str) -> None:
+    Storage().write({join(place, "kept"): b"x"})
+    Storage().delete(join(place, "none"))
+    assert Storage().names(place) == ["kept"]
+
+
+def test_names_with_odd_characters_are_just_names(place: str) -> None:
+    storage = Storage()
+    url = join(place, "süß 100% #1 a::b+c&d@e.jpg")
+    storage.write({url: b"sweet"})
+    assert storage.read([Source(url)]) == [b"sweet"]
+
+
+def test_a_local_file_is_never_seen_half_written(tmp_path: Path) -> None:
+    storage, path = Storage(), tmp_path / "x"
+    size = 2_000_000
+    storage.write({str(path): b"a" * size})
+    seen: set[tuple[int, int]] = set()
+    done = threading.Event()
+
+    def look() -> None:
+        while not done.is_set():
+            data = path.read_bytes()
+            seen.add((len(data), len(set(data))))
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    for letter in b"bcdefghijk":
+        storage.write({str(path): bytes([letter]) * size})
+    done.set()
+    looking.join()
+    assert seen == {(size, 1)}
+
+
+def test_a_failed_write_leaves_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / "taken" / "full").mkdir(parents=True)
+    with pytest.raises(SystemFault, match=r"cannot write .*/taken"):
+        Storage().write({str(tmp_path / "taken"): b"x"})
+    assert sorted(tmp_path.rglob("*")) == [tmp_path / "taken", tmp_path / "taken" / "full"]
+
+
+def test_unfinished_files_lie_in_the_scratch_folder(tmp_path: Path) -> None:
+    scratch = tmp_path / "scratch"
+    Storage(scratch=str(scratch)).write({str(tmp_path / "out/x"): b"x"})
+    assert scratch.is_dir()
+    assert not list(scratch.iterdir())
+    scratch.rmdir()
+    scratch.write_text("in the way")
+    with pytest.raises(SystemFault):
+        Storage(scratch=str(scratch)).write({str(tmp_path / "out/y"): b"y"})
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["x"]
+
+
+def test_a_folder_in_place_of_a_file_is_a_failed_row(tmp_path: Path) -> None:
+    (got,) = Storage().read([Source(str(tmp_path))])
+    assert isinstance(got, RowError)
+    assert got.error_class == "storage"
+
+
+def test_check_accepts_a_bucket_that_answers(s3: str, tmp_path: Path) -> None:
+    Storage().check(join(s3, "not/there/yet"))
+    Storage().check(str(tmp_path / "not/there/yet"))
+
+
+def test_check_names_the_missing_bucket(s3: str) -> None:
+    with pytest.raises(RequestError, match=r"s3://no-such-bucket does not exist"):
+        Storage().check("s3://no-such-bucket/some/where")
+
+
+def test_check_says_where_credentials_come_from(
+    s3: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    with pytest.raises(RequestError, match="AWS_ACCESS_KEY_ID"):
+        Storage({"region": "us-east-1", "anon": "false"}).check(s3)
+
+
+def test_check_of_an_endpoint_that_is_not_there_is_quick(s3: str) -> None:
+    storage = Storage({"endpoint_url": f"http://127.0.0.1:{closed_port()}"})
+    start = time.monotonic()
+    with pytest.raises(RequestError, match=r"s3://photos cannot be read.*endpoint_url"):
+        storage.check(s3)
+    assert time.monotonic() - start < 8
+
+
+def test_check_does_not_list_the_whole_bucket(
+    faulty_s3: tuple[Faulty, Storage], s3: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faulty, storage = faulty_s3
+    storage.write({join(s3, f"{number}.jpg"): b"x" for number in range(20)})
+    monkeypatch.setenv("MOTO_S3_DEFAULT_MAX_KEYS", "2")  # a page of a listing
+    faulty.asked.clear()
+    storage.check(join(s3, "some/prefix"))
+    assert len(faulty.asked) <= 2
+
+
+def test_unknown_storage_is_refused() -> None:
+    with pytest.raises(RequestError, match="nosuch"):
+        Storage().open("nosuch://bucket/a")
+
+
+def test_an_unknown_option_is_refused(s3: str) -> None:
+    with pytest.raises(RequestError, match="colour"):
+        Storage({"colour": "red"}).check(s3)
+
+
+def test_faults_that_pass_are_retried_over_http(quick_retries: None) -> None:
+    with serving(files({"/a.jpg": b"picture"})) as server:
+        server.faults = 2
+        assert Storage().read([Source(f"{server.url}/a.jpg")]) == [b"picture"]
+        assert len(server.asked) == 3
+
+
+def test_reading_gives_up_after_some_attempts(quick_retries: None) -> None:
+    with serving(files({"/a.jpg": b"picture"})) as server:
+        server.faults = 99
+        (got,) = Storage().read([Source(f"{server.url}/a.jpg?signature=abc")])
+        assert isinstance(got, RowError)
+        assert got.error_class == "storage"
+        assert "503" in got.message
+        assert "abc" not in got.message
+        assert len(server.asked) == ATTEMPTS
+
+
+def test_only_what_failed_is_asked_for_again(quick_retries: None) -> None:
+    with serving(files({"/a": b"A", "/b": b"B", "/c": b"C"})) as server:
+        server.faults = 1
+        got = Storage().read([Source(f"{server.url}/{name}") for name in "abc"])
+        assert got == [b"A", b"B", b"C"]
+        assert len(server.asked) == 4
+
+
+def test_what_is_not_there_is_not_asked_for_again() -> None:
+    with serving(files({})) as server:
+        (got,) = Storage().read([Source(f"{server.url}/a.jpg")])
+        assert isinstance(got, RowError)
+        assert got.message == "there is no such file"
+        assert len(server.asked) == 1
+
+
+def test_writing_to_s3_survives_faults(faulty_s3: tuple[Faulty, Storage], s3: str) -> None:
+    faulty, storage = faulty_s3
+    faulty.faults = 2
+    storage.write({join(s3, "x"): b"whole"})
+    assert faulty.faults == 0
+    assert Storage().read_one(join(s3, "x")) == b"whole"
+
+
+def test_writing_to_s3_gives_up_as_a_fault_of_the_system(
+    faulty_s3: tuple[Faulty, Storage], s3: str
+) -> None:
+    faulty, storage = faulty_s3
+    faulty.faults = 99
+    with pytest.raises(SystemFault, match="cannot write s3://photos/x"):
+        storage.write({join(s3, "x"): b"whole"})
+    assert len(faulty.asked) == ATTEMPTS
+
+
+def test_reading_from_s3_survives_faults(faulty_s3: tuple[Faulty, Storage], s3: str) -> None:
+    faulty, storage = faulty_s3
+    Storage().write({join(s3, "x"): b"whole"})
+    faulty.faults = 2
+    assert storage.read([Source(join(s3, "x"))]) == [b"whole"]
+    faulty.faults = 2
+    assert storage.read_one(join(s3, "x")) == b"whole"
+
+
+def test_names_on_s3_survive_faults(faulty_s3: tuple[Faulty, Storage], s3: str) -> None:
+    faulty, storage = faulty_s3
+    Storage().write({join(s3, "metadata/x.parquet"): b"x"})
+    faulty.faults = 2
+    assert storage.names(join(s3, "metadata")) == ["x.parquet"]
+
+
+def test_deleting_on_s3_survives_faults(faulty_s3: tuple[Faulty, Storage], s3: str) -> None:
+    faulty, storage = faulty_s3
+    Storage().write({join(s3, "x"): b"whole"})
+    faulty.faults = 2
+    storage.delete(join(s3, "x"))
+    assert Storage().read_one(join(s3, "x")) is None
+
+
+def test_check_survives_faults(faulty_s3: tuple[Faulty, Storage], s3: str) -> None:
+    faulty, storage = faulty_s3
+    faulty.faults = 2
+    storage.check(s3)
+    assert faulty.faults == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("https://user:pass@host/a.jpg", "https://host/a.jpg"),
+        ("https://user:p@ss@host/a.jpg", "https://host/a.jpg"),
+        ("https://host/a.jpg?X-Amz-Signature=abc&b=c", "https://host/a.jpg"),
+        ("https://host?token=abc", "https://host"),
+        ("no 'https://b/k?sig=1', sorry", "no 'https://b/k', sorry"),
+        ("The key AKIAIOSFODNN7EXAMPLE is wrong", "The key AKIA… is wrong"),
+        ("The key ASIAIOSFODNN7EXAMPLE is wrong", "The key ASIA… is wrong"),
+        ("s3://bucket/cat@home.jpg", "s3://bucket/cat@home.jpg"),
+        ("/photos/what?.jpg", "/photos/what?.jpg"),
+        ("tar://cat@home.jpg::/photos/a.tar", "tar://cat@home.jpg::/photos/a.tar"),
+    ],
+)
+def test_redact_cuts_what_lets_someone_in_and_nothing_else(text: str, expected: str) -> None:
+    assert redact(text) == expected
+
+
+def test_describe_is_one_short_line_without_secrets() -> None:
+    text = describe(OSError("no\nhttps://me:secret@host/x?sig=abc " + "y" * 1000))
+    assert text.startswith("no https://host/x yyy")
+    assert len(text) <= 300
+    assert describe(TimeoutError()) == "TimeoutError"
+
+
+@pytest.mark.parametrize("name", ["a" * 255, "/".join(["a" * 200] * 5), "ü" * 127])
+def test_check_name_accepts_what_storage_takes(name: str) -> None:
+    check_name(name)
+
+
+@pytest.mark.parametrize("name", ["a" * 256, "ü" * 128, "/".join(["a" * 200] * 6)])
+def test_check_name_refuses_what_storage_does_not_take(name: str) -> None:
+    with pytest.raises(RowError, match=r"too long: \d+ bytes") as caught:
+        check_name(name)
+    assert caught.value.error_class == "input"
+
+
+def test_absolute_gives_full_paths(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/me")
+    assert absolute("photos/") == str(tmp_path / "photos")
+    assert absolute("../x") == str(tmp_path.parent / "x")
+    assert absolute("~/photos") == "/home/me/photos"
+    assert absolute("file:///photos/a") == "/photos/a"
+    assert absolute("s3://bucket/photos/") == "s3://bucket/photos"
+
+
+def test_join_puts_one_slash_between() -> None:
+    assert join("s3://bucket/", "a", "b.jpg") == "s3://bucket/a/b.jpg"
+    assert join("/out", "a/b.jpg") == "/out/a/b.jpg"
+
+
+@pytest.mark.parametrize(
+    ("url", "scheme"),
+    [
+        ("/photos/a.jpg", "file"),
+        ("a.jpg", "file"),
+        ("s3://bucket/a", "s3"),
+        ("S3://bucket/a", "s3"),
+        ("tar://a.jpg::/photos/x.tar", "file"),
+        ("tar://a.jpg::s3://bucket/x.tar", "s3"),
+        ("tar://odd::name.jpg::s3://bucket/x.tar", "s3"),
+    ],
+)
+def test_scheme_of_is_that_of_where_the_bytes_lie(url: str, scheme: str) -> None:
+    assert scheme_of(url) == scheme
+
+
+def test_tar_of_is_the_tar_or_the_url_itself() -> None:
+    assert tar_of("tar://a/b.jpg::s3://bucket/x.tar") == "s3://bucket/x.tar"
+    assert tar_of("/odd::name.jpg") == "/odd::name.jpg"

@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import ShardLost, SystemFault
+from pipeline.job import Job
+from pipeline.results import ShardResult
+from pipeline.run import begin, prepare
+from pipeline.spool import ShardRef
+from pipeline.worker import Message, Progress
+from pipeline.workers import WorkerPool, cpu_count, devices_for
+from tests.conftest import open_image, write_photos
+from tests.pipeline.runs import ledger_of
+
+ROOT = Path(__file__).parents[2]
+
+Planned = tuple[Job, list[ShardRef]]
+
+
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory: pytest.TempPathFactory, pack: str) -> Planned:
+    """A job of five shards, the photos of which take a while."""
+    folder = tmp_path_factory.mktemp("workers")
+    source = write_photos(folder / "photos", 20, size=256)
+    (source / "001.jpg").write_bytes(b"no image")
+    request = prepare(
+        Job(
+            source=str(source), out=str(folder / "out"), style="red", pack=pack, size="1024",
+            device="cpu", shard_size=4, workers=1, precision="fp32",
+        )
+    )  # fmt: skip
+    return request.job, begin(request)[1]
+
+
+@pytest.fixture(scope="module")
+def pool(planned: Planned) -> Iterator[WorkerPool]:
+    pool = WorkerPool(planned[0], ["cpu"])
+    yield pool
+    pool.close()
+
+
+def workers_of(pid: int) -> set[int]:
+    """Ids of the worker processes that a process has and that have not ended."""
+    found = set()
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for child in (task / "children").read_text().split():
+            command = Path(f"/proc/{child}/cmdline").read_bytes()
+            if b"pipeline.worker" in command and is_running(int(child)):
+                found.add(int(child))
+    return found
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_until_gone(pid: int, seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while is_running(pid) and time.monotonic() < end:
+        time.sleep(0.05)
+    return not is_running(pid)
+
+
+def ignore(message: Message) -> None:
+    pass
+
+
+def test_a_worker_does_a_shard_and_tells_how_it_goes(planned: Planned, pool: WorkerPool) -> None:
+    job, refs = planned
+    messages: list[Message] = []
+    result = pool.run(refs[0], messages.append)
+    assert isinstance(result, ShardResult)
+    assert (result.key, result.done, result.failed) == (refs[0].key, 3, 1)
+    assert [failure.id for failure in result.failures] == ["001.jpg"]
+    table = ledger_of(job.out)
+    assert table.column("id").to_pylist() == ["000.jpg", "001.jpg", "002.jpg", "003.jpg"]
+    assert open_image(Path(job.out, "images/000.jpg").read_bytes()).shape == (1024, 1024, 3)
+    assert any(isinstance(message, Progress) for message in messages)
+    lines = [m.getMessage() for m in messages if isinstance(m, logging.LogRecord)]
+    assert any(line.startswith("3 done, 1 failed; busy: ") for line in lines)
+
+
+def test_a_worker_does_one_shard_after_another(planned: Planned, pool: WorkerPool) -> None:
+    pool.run(planned[1][1], ignore)
+    before = workers_of(os.getpid())
+    assert pool.run(planned[1][2], ignore).done == 4
+    assert workers_of(os.getpid()) == before
+
+
+def test_a_worker_killed_at_work_loses_its_shard_and_is_replaced(
+    planned: Planned, pool: WorkerPool
+) -> None:
+    job, refs = planned
+    pool.run(refs[2], ignore)
+    before = workers_of(os.getpid())
+    (worker,) = before
+
+    def kill(message: Message) -> None:
+        os.kill(worker, signal.SIGKILL)
+
+    with pytest.raises(ShardLost, match=rf"worker {worker} ended .* shard 4 .*-9"):
+        pool.run(refs[3], kill)
+    assert not Path(job.out, "metadata", f"{refs[3].key}.parquet").exists()
+    result = pool.run(refs[3], ignore)
+    assert (result.done, result.failed) == (4, 0)
+    assert len(workers_of(os.getpid()) - before) == 1
+    assert not is_running(worker)
+
+
+def test_a_shard_that_cannot_be_read_is_a_fault_of_the_system(
+    planned: Planned, pool: WorkerPool
+) -> None:
+    gone = ShardRef(9, "key", 4, "/nowhere/000000.parquet", 0)
+    with pytest.raises(SystemFault, match=r"cannot read the plan /nowhere/000000\.parquet"):
+        pool.run(gone, ignore)
+    assert pool.run(planned[1][0], ignore).key == planned[1][0].key
+
+
+def test_settings_that_no_worker_can_use_are_a_fault_of_the_system(planned: Planned) -> None:
+    pool = WorkerPool(planned[0], ["cuda:7"])
+    try:
+        with pytest.raises(SystemFault, match="cuda:7"):
+            pool.run(planned[1][0], ignore)
+    finally:
+        pool.close()
+
+
+def test_closing_ends_the_workers_for_good(planned: Planned) -> None:
+    before = workers_of(os.getpid())
+    pool = WorkerPool(planned[0], ["cpu"])
+    started: list[int] = []
+
+    def close(message: Message) -> None:
+        started.extend(workers_of(os.getpid()) - before)
+        pool.close()
+
+    with pytest.raises(ShardLost):
+        pool.run(planned[1][4], close)
+    assert len(started) == 1
+    assert not is_running(started[0])
+    with pytest.raises(ShardLost, match="the run is ending"):
+        pool.run(planned[1][4], ignore)
+
+
+PARENT = """
+import sys, time
+from pipeline.job import Job
+from pipeline.spool import ShardRef
+from pipeline.workers import WorkerPool
+
+job = Job.model_validate_json(sys.argv[1])
+key, url = sys.argv[2:]
+WorkerPool(job, ["cpu"]).run(ShardRef(1, key, 4, url, 0), lambda m: print("at work", flush=True))
+print("idle", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("moment", ["at work", "idle"])
+def test_a_worker_ends_when_its_parent_is_killed(planned: Planned, moment: str) -> None:
+    job, refs = planned
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, job.model_dump_json(), refs[0].key, refs[0].url],
+        stdout=subprocess.PIPE, text=True, cwd=ROOT,
+    )  # fmt: skip
+    assert parent.stdout is not None
+    try:
+        assert any(line.strip() == moment for line in parent.stdout)
+        (worker,) = workers_of(parent.pid)
+    finally:
+        parent.kill()
+        parent.wait()
+    assert wait_until_gone(worker, 5)
+
+
+def test_one_worker_a_core_but_none_without_a_shard(job: Job) -> None:
+    auto = job.model_copy(update={"workers": "auto"})
+    assert devices_for(auto, 1000) == ["cpu"] * cpu_count()
+    assert devices_for(auto, 1) == ["cpu"]
+    assert devices_for(auto, 0) == ["cpu"]
+
+
+def test_as_many_workers_as_asked_for_share_the_device(job: Job) -> None:
+    assert devices_for(job.model_copy(update={"workers": 3}), 1000) == ["cpu"] * 3
+    assert devices_for(job.model_copy(update={"workers": 3}), 2) == ["cpu"] * 2
+    one_gpu = job.model_copy(update={"workers": 2, "device": "cuda:1"})
+    assert devices_for(one_gpu, 1000) == ["cuda:1"] * 2
+    auto = one_gpu.model_copy(update={"workers": "auto"})
+    assert devices_for(auto, 1000) == ["cuda:1"]
