@@ -143,7 +143,7 @@ def train(*images: str, settings: TrainOptions) -> int:
 
 
 @app.command
-def bench(*, images: str = "", count: int = 256, json: bool = False) -> int:
+def bench(*, images: str = "", count: int = 1024, json: bool = False) -> int:
     """How fast restyle is here, stage by stage, and against the usual way.
 
     Parameters

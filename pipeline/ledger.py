@@ -7,12 +7,13 @@ import time
 from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 
 from pipeline.errors import RequestError, SystemFault
-from pipeline.storage import Storage, describe, join, redact
+from pipeline.storage import KEY_ID, QUERY, USER, Storage, describe, join, redact
 
 LEDGER_SCHEMA = pa.schema(
     [
@@ -122,6 +123,15 @@ class Ledger:
             yield from dataset.to_batches(columns=list(columns))
         except (pa.ArrowException, OSError) as error:
             raise self._unreadable(error) from error
+
+
+def recorded_uris(urls: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    """``source_uri`` as the ledger has it: redact() of each of many URLs."""
+    no_user = pc.replace_substring_regex(urls, USER, r"\1")
+    no_query = pc.replace_substring_regex(no_user, QUERY, r"\1")
+    redacted = pc.if_else(pc.match_substring_regex(urls, "^s3a?://"), no_user, no_query)
+    redacted = pc.if_else(pc.starts_with(urls, "tar://"), urls, redacted)
+    return pc.replace_substring_regex(redacted, KEY_ID, r"\1…")
 
 
 def now() -> int:

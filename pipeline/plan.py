@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 
 from pipeline.errors import RequestError
 from pipeline.job import Settings
-from pipeline.ledger import Ledger
+from pipeline.ledger import Ledger, recorded_uris
 from pipeline.manifest import Manifest
-from pipeline.storage import redact_all
 from pipeline.styles.mix import parse_style
 
 ENDINGS = {"jpg": r"\.jpe?g", "png": r"\.png", "webp": r"\.webp"}
@@ -203,7 +202,7 @@ class _Settled:
         place[place == len(self.keys)] = 0
         known = self.keys[place] == keys
         # The ledger holds addresses without their secrets.
-        changed = _differ(_hashes(redact_all(rows.column("source_uri"))), self.uris[place])
+        changed = _differ(_hashes(recorded_uris(rows.column("source_uri"))), self.uris[place])
         changed |= _differ(_numbers(rows.column("source_size")), self.sizes[place])
         changed |= _differ(_hashes(rows.column("source_etag")), self.etags[place])
         states = np.where(changed, np.int8(AGAIN), self.states[place])

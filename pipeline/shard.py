@@ -138,6 +138,7 @@ class ShardWorker:
 
             return run
 
+        network_threads = self._stylizer.threads(self._threads)
         with (
             ThreadPoolExecutor(CHUNKS_AHEAD, "fetch") as fetching,
             ThreadPoolExecutor(self._threads, "decode") as decoding,
@@ -151,7 +152,11 @@ class ShardWorker:
             decoded = ahead(decoding, decode_item, chain.from_iterable(fetched), depth)
             stylize = timed("stylize", self._stylize)
             batches = self._batches(decoded)
-            styled = ahead(stylizing, stylize, batches, self._stylizer.threads(self._threads))
+            styled = (
+                map(stylize, batches)
+                if network_threads == 1
+                else ahead(stylizing, stylize, batches, network_threads)
+            )
             encode_item = timed("encode", partial(_unless_failed, "encode", self._encode))
             encoded = ahead(encoding, encode_item, chain.from_iterable(styled), depth)
             put = timed("put", self._put)

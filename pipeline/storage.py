@@ -13,8 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
 from fsspec import AbstractFileSystem, filesystem
 
 from pipeline.errors import RequestError, RowError, SystemFault
@@ -305,15 +303,6 @@ def redact(text: str) -> str:
     text = re.sub(r"(?<!\btar)" + USER, r"\1", text)
     text = re.sub(r"(?<!\btar)(?<!\bs3)(?<!\bs3a)" + QUERY, r"\1", text)
     return re.sub(KEY_ID, r"\1…", text)
-
-
-def redact_all(urls: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
-    """redact() of each of many URLs."""
-    no_user = pc.replace_substring_regex(urls, USER, r"\1")
-    no_query = pc.replace_substring_regex(no_user, QUERY, r"\1")
-    redacted = pc.if_else(pc.match_substring_regex(urls, "^s3a?://"), no_user, no_query)
-    redacted = pc.if_else(pc.starts_with(urls, "tar://"), urls, redacted)
-    return pc.replace_substring_regex(redacted, KEY_ID, r"\1…")
 
 
 def describe(error: BaseException) -> str:

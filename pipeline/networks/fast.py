@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipeline.networks.cpu import reflection_pad, relu_
+
 
 class StyledConv(nn.Module):
     """A reflecting convolution followed by conditional instance normalization.
@@ -20,17 +22,16 @@ class StyledConv(nn.Module):
         self, inputs: int, outputs: int, column: int, kernel: int = 3, stride: int = 1
     ) -> None:
         super().__init__()
-        padding = (kernel - stride + 1) // 2
+        self.padding = (kernel - stride + 1) // 2
         # No bias: the normalization would take it away again.
-        self.conv = nn.Conv2d(
-            inputs, outputs, kernel, stride, padding, bias=False, padding_mode="reflect"
-        )
+        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, bias=False)
         self.scale = slice(column, column + outputs)
         self.shift = slice(column + outputs, column + 2 * outputs)
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
         """(B, inputs, H, W) and (B or 1, row length) -> (B, outputs, H/stride, W/stride)."""
-        return conditional_instance_norm(self.conv(x), style[:, self.scale], style[:, self.shift])
+        x = self.conv(reflection_pad(x, self.padding))
+        return conditional_instance_norm(x, style[:, self.scale], style[:, self.shift])
 
 
 class StyledBlock(nn.Module):
@@ -43,7 +44,7 @@ class StyledBlock(nn.Module):
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
         """(B, C, H, W) and (B or 1, row length) -> (B, C, H, W)."""
-        return x + self.second(F.relu(self.first(x, style)), style)
+        return self.second(relu_(self.first(x, style)), style).add_(x)
 
 
 def conditional_instance_norm(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
@@ -104,7 +105,7 @@ class FastTransformNet(nn.Module):
             StyledBlock(layer(quarter, quarter), layer(quarter, quarter)) for _ in range(blocks)
         )
         self.up = layer(quarter, half)
-        self.out = nn.Conv2d(half, 12, 3, padding=1, padding_mode="reflect")
+        self.out = nn.Conv2d(half, 12, 3)
         self.styles = nn.Parameter(torch.zeros(styles, columns))
         self._reset()
 
@@ -129,9 +130,9 @@ class FastTransformNet(nn.Module):
             (B, 3, H, W) of the dtype of ``photos``, RGB in 0..1, not clamped.
         """
         style = mix @ self.styles
-        x = F.relu(self.down1(photos, style))
-        x = F.relu(self.down2(x, style))
+        x = relu_(self.down1(photos, style))
+        x = relu_(self.down2(x, style))
         for block in self.body:
             x = block(x, style)
-        x = F.relu(self.up(F.interpolate(x, scale_factor=2.0), style))
-        return F.pixel_shuffle(self.out(x), 2)
+        x = relu_(self.up(F.interpolate(x, scale_factor=2.0), style))
+        return F.pixel_shuffle(self.out(reflection_pad(x, 1)), 2)

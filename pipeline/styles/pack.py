@@ -115,7 +115,7 @@ def save_pack(path: Path, network: FastTransformNet, cards: Sequence[Card]) -> N
     Raises:
         ValueError: not one card for each style.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     if len(cards) != len(network.styles):
         raise ValueError(f"{len(network.styles)} styles but {len(cards)} cards")
@@ -127,7 +127,8 @@ def save_pack(path: Path, network: FastTransformNet, cards: Sequence[Card]) -> N
     path.parent.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
     # One key, because safetensors writes several in any order.
-    save_file(weights, path, metadata={"restyle": json.dumps(header, ensure_ascii=False)})
+    metadata = {"restyle": json.dumps(header, ensure_ascii=False)}
+    path.write_bytes(save(weights, metadata=metadata))
 
 
 def find_pack(path: str) -> Pack:
