@@ -15,7 +15,7 @@ def reflection_pad(x: Tensor, width: int) -> Tensor:
 
     2 to 8 times as fast as torch's.
     """
-    if x.is_cuda or torch.is_grad_enabled():
+    if x.device.type != "cpu" or torch.is_grad_enabled():
         return F.pad(x, (width, width, width, width), mode="reflect")
     batch, channels, height, breadth = x.shape
     shape = (batch, channels, height + 2 * width, breadth + 2 * width)
@@ -33,7 +33,7 @@ def reflection_pad(x: Tensor, width: int) -> Tensor:
 
 def relu_(x: Tensor) -> Tensor:
     """Rectify ``x`` in place."""
-    if x.is_cuda or x.dtype != torch.bfloat16 or torch.is_grad_enabled():
+    if x.device.type != "cpu" or x.dtype != torch.bfloat16 or torch.is_grad_enabled():
         return F.relu_(x)
     # Negative as bfloat16 is negative as int16, and integers need no widening.
     x.view(torch.int16).clamp_min_(0)
