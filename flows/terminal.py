@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -58,8 +60,13 @@ def run_flow(job: Job) -> Summary:
     with console.status("starting Prefect") as starting, prefect_api() as address:
         starting.stop()
         console.print(f"watch it at [link={address}/runs]{address}/runs[/link]")
-        with _progress_bar(job.style) as show:
-            token = watcher.set(show)
+        with _progress_bar(job.style) as show, _ctrl_c() as insist:
+
+            def look(snapshot: Snapshot) -> None:
+                insist()
+                show(snapshot)
+
+            token = watcher.set(look)
             try:
                 state = stylize(job, return_state=True)
             finally:
@@ -68,6 +75,30 @@ def run_flow(job: Job) -> Summary:
     if isinstance(outcome, Summary):
         return outcome
     raise outcome if isinstance(outcome, Exception) else SystemFault(str(state.message))
+
+
+@contextmanager
+def _ctrl_c() -> Iterator[Callable[[], None]]:
+    """Inside, Ctrl-C raises KeyboardInterrupt, and what is yielded raises it again.
+
+    Python drops an exception that comes in the midst of a callback of its own, such as a
+    finalizer; a Ctrl-C must not be lost that way.
+    """
+    pressed = threading.Event()
+
+    def on_signal(number: int, frame: object) -> None:
+        pressed.set()
+        raise KeyboardInterrupt
+
+    def insist() -> None:
+        if pressed.is_set():
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, on_signal)
+    try:
+        yield insist
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

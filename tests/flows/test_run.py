@@ -17,7 +17,7 @@ from pipeline.ledger import Ledger
 from pipeline.storage import Storage
 from tests.conftest import write_photos
 
-ROWS = 60
+ROWS = 120
 
 
 @pytest.fixture
