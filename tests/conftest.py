@@ -127,3 +127,21 @@ def prefect() -> Iterator[str]:
 
     with prefect_test_harness():
         yield str(PREFECT_API_URL.value())
+
+
+@pytest.fixture(scope="session")
+def small_features(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A small feature network with random weights."""
+    import torch
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    weights = {"conv0.weight": torch.eye(3)[:, :, None, None], "conv0.bias": torch.zeros(3)}
+    channels = 3
+    for block, width in enumerate((8, 12, 16, 16, 16), start=1):
+        weights[f"conv{block}_1.weight"] = torch.randn(width, channels, 3, 3) / channels**0.5 / 2
+        weights[f"conv{block}_1.bias"] = 0.1 * torch.randn(width)
+        channels = width
+    path = tmp_path_factory.mktemp("features") / "small.safetensors"
+    save_file(weights, path)
+    return str(path)

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.networks.cpu import reflection_pad, relu_
+from pipeline.networks.norm import conditional_instance_norm
 
 
 class StyledConv(nn.Module):
@@ -45,25 +46,6 @@ class StyledBlock(nn.Module):
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
         """(B, C, H, W) and (B or 1, row length) -> (B, C, H, W)."""
         return self.second(relu_(self.first(x, style)), style).add_(x)
-
-
-def conditional_instance_norm(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """Normalize each channel of each image, then scale and shift it as the style says.
-
-    Dumoulin et al. 2017, eq. 5. Statistics are float32 whatever the dtype of ``x``.
-
-    Args:
-        x: (B, C, H, W). scale, shift: (B, C) or (1, C), float32.
-    """
-    channels = x.shape[1]
-    # Instance norm by way of group_norm: ten times cheaper on CPU than var_mean in bfloat16.
-    scale, shift = scale.to(x.dtype), shift.to(x.dtype)
-    if len(scale) == 1:
-        return F.group_norm(x, channels, scale[0], shift[0])
-    # Image by image: normalizing all and scaling after would round bfloat16 once more, so an
-    # image would depend on whether the others of its batch have its style.
-    each = zip(torch.split(x, 1), scale, shift, strict=True)
-    return torch.cat([F.group_norm(image, channels, a, b) for image, a, b in each])
 
 
 class FastTransformNet(nn.Module):
@@ -117,6 +99,12 @@ class FastTransformNet(nn.Module):
         self.out.weight.data.copy_(one_phase.repeat_interleave(4, dim=0))
         if self.out.bias is not None:
             nn.init.constant_(self.out.bias, 0.5)
+
+    def with_styles(self, rows: Tensor) -> FastTransformNet:
+        """The same network with other styles, (styles, row length)."""
+        network = FastTransformNet(**(self.config | {"styles": len(rows)}))
+        network.load_state_dict(self.state_dict() | {"styles": rows})
+        return network
 
     def forward(self, photos: Tensor, mix: Tensor) -> Tensor:
         """Stylize a batch.

@@ -91,6 +91,31 @@ def test_a_file_of_weights_is_run_with_reflecting_borders(tmp_path: Path) -> Non
         x = F.max_pool2d(x, 2)
 
 
+def test_heads_say_what_the_large_networks_features_would_be() -> None:
+    weights = small_weights()
+    heads = {}
+    for block in (1, 2, 3, 4):
+        heads[f"aux{block}_1.weight"] = torch.randn(20, WIDTHS[block - 1], 1, 1)
+        heads[f"aux{block}_1.bias"] = torch.randn(20)
+    images = torch.rand(2, 3, 32, 48)
+    plain = FeatureNet(weights, "reflect")(images)
+    ours = FeatureNet(weights | heads, "reflect")(images)
+    for block, (with_head, without) in enumerate(zip(ours, plain, strict=True), start=1):
+        expected = without
+        if block in (3, 4):  # none at the fifth; the first two need none
+            head = heads[f"aux{block}_1.weight"], heads[f"aux{block}_1.bias"]
+            expected = F.conv2d(without, *head).relu()
+        torch.testing.assert_close(with_head, expected)
+
+
+def test_a_network_may_end_at_relu4_1() -> None:
+    weights = {key: value for key, value in small_weights().items() if "conv5" not in key}
+    images = torch.rand(1, 3, 32, 32)
+    four, five = (FeatureNet(w, "reflect")(images) for w in (weights, small_weights()))
+    assert len(four) == 4
+    assert all(torch.equal(a, b) for a, b in zip(four, five, strict=False))
+
+
 def test_each_layer_has_half_the_size_of_the_one_before() -> None:
     layers = FeatureNet(small_weights(), "reflect")(torch.rand(1, 3, 64, 96))
     assert [tuple(layer.shape) for layer in layers] == [

@@ -10,13 +10,14 @@ from torch import Tensor
 
 from pipeline.training.losses import (
     LAYER_WEIGHTS,
-    STYLE_LOSSES,
+    STYLE_TERMS,
     Statistics,
-    content_loss,
-    gram_loss,
+    content_distance,
+    feature_distance,
+    gram_terms,
     range_loss,
     statistics,
-    statistics_loss,
+    statistics_terms,
     total_variation,
     variation_hinge,
 )
@@ -55,6 +56,10 @@ def expected_loss(name: str, ours: list[Tensor], theirs: list[Tensor]) -> Tensor
         else:
             total += weight * sum(relative(x, y) for x, y in zip(moments_a, moments_b, strict=True))
     return total
+
+
+def style_loss(name: str, ours: list[Tensor], theirs: list[Tensor]) -> Tensor:
+    return STYLE_TERMS[name](all_statistics(ours), all_statistics(theirs)).sum(1)
 
 
 def all_statistics(features: list[Tensor]) -> list[Statistics]:
@@ -102,18 +107,22 @@ def test_a_channel_that_is_always_off_is_no_trouble() -> None:
     assert torch.isfinite(features.grad).all()
 
 
-def test_stacked_statistics_are_picked_by_style() -> None:
+def test_stacked_statistics_are_blended_by_style() -> None:
     each = [statistics(layers(seed, images=1)[0]) for seed in range(3)]
-    picked = Statistics.stack(each).pick(torch.tensor([2, 0, 2, 1]))
+    mix = torch.tensor([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.25, 0.75, 0.0]])
+    blended = Statistics.stack(each).blend(mix)
     for name in ("mean", "std", "correlation", "gram"):
-        for row, style in zip(getattr(picked, name), (2, 0, 2, 1), strict=True):
-            assert torch.equal(row, getattr(each[style], name)[0])
+        one, other, last = (getattr(statistics, name)[0] for statistics in each)
+        rows = getattr(blended, name)
+        assert torch.equal(rows[0], last)
+        assert torch.equal(rows[1], one)
+        torch.testing.assert_close(rows[2], one / 4 + other * 3 / 4)
 
 
 @pytest.mark.parametrize("name", ["statistics", "gram"])
 def test_style_losses_are_those_of_the_papers(name: str) -> None:
     ours, theirs = layers(0), layers(1)
-    losses = STYLE_LOSSES[name](all_statistics(ours), all_statistics(theirs))
+    losses = style_loss(name, ours, theirs)
     assert losses.shape == (3,)
     for index, loss in enumerate(losses):
         expected = expected_loss(name, [a[index] for a in ours], [b[index] for b in theirs])
@@ -123,8 +132,7 @@ def test_style_losses_are_those_of_the_papers(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["statistics", "gram"])
 def test_a_painting_has_no_distance_from_its_own_style(name: str) -> None:
-    features = all_statistics(layers(0))
-    assert torch.equal(STYLE_LOSSES[name](features, features), torch.zeros(3))
+    assert torch.equal(style_loss(name, layers(0), layers(0)), torch.zeros(3))
 
 
 @pytest.mark.parametrize("name", ["statistics", "gram"])
@@ -135,15 +143,14 @@ def test_style_does_not_ask_where_things_are(name: str) -> None:
     for layer in features:
         places = torch.randperm(layer[0, 0].numel(), generator=order)
         shuffled.append(layer.flatten(2)[:, :, places].reshape(layer.shape))
-    loss = STYLE_LOSSES[name](all_statistics(shuffled), all_statistics(features))
-    assert loss.max() < 1e-8
+    assert style_loss(name, shuffled, features).max() < 1e-8
 
 
 def test_layers_count_by_their_weights() -> None:
     ours, theirs = layers(0), layers(1)
     for index, weight in enumerate(LAYER_WEIGHTS):
         mixed = [b if layer != index else ours[layer] for layer, b in enumerate(theirs)]
-        loss = gram_loss(all_statistics(mixed), all_statistics(theirs))
+        loss = style_loss("gram", mixed, theirs)
         alone = relative(plain_statistics(ours[index][0])[3], plain_statistics(theirs[index][0])[3])
         assert loss[0].item() == pytest.approx(weight * alone.item(), rel=1e-3)
 
@@ -151,14 +158,14 @@ def test_layers_count_by_their_weights() -> None:
 def test_the_statistics_loss_sees_scale_and_colour_apart_from_correlation() -> None:
     features = layers(0)
     brighter = [layer * 2 for layer in features]
-    loss = statistics_loss(all_statistics(brighter), all_statistics(features))
+    loss = style_loss("statistics", brighter, features)
     # Means and deviations are each as far off as they are large, correlations not at all.
     torch.testing.assert_close(loss, torch.full((3,), 2 * sum(LAYER_WEIGHTS)), rtol=1e-3, atol=0)
 
 
 def test_content_is_the_shapes_of_relu4_1() -> None:
     ours, photo = layers(0), layers(1)
-    loss = content_loss(ours, photo)
+    loss = content_distance(ours, photo)
     for index in range(3):
         a, b = (f[RELU4_1][index].double() for f in (ours, photo))
         a, b = (
@@ -173,8 +180,22 @@ def test_content_is_indifferent_to_contrast_and_to_the_other_layers() -> None:
     photo = layers(1)
     ours = layers(0)
     ours[RELU4_1] = photo[RELU4_1] * 3 + 2
-    assert content_loss(ours, photo).max() < 1e-4
-    assert torch.equal(content_loss(photo, photo), torch.zeros(3))
+    assert content_distance(ours, photo).max() < 1e-4
+    assert torch.equal(content_distance(photo, photo), torch.zeros(3))
+
+
+def test_plain_content_is_the_distance_of_relu4_1() -> None:
+    ours, photo = layers(0), layers(1)
+    for index, distance in enumerate(feature_distance(ours, photo)):
+        a, b = (f[RELU4_1][index].double() for f in (ours, photo))
+        assert distance.item() == pytest.approx(relative(a, b).item(), rel=1e-4)
+
+
+def test_each_scale_counts_as_the_first() -> None:
+    ours, theirs = layers(0), layers(1)
+    for name in STYLE_TERMS:
+        once, twice = (style_loss(name, ours * n, theirs * n) for n in (1, 2))
+        torch.testing.assert_close(twice, 2 * once)
 
 
 def test_variation_is_the_mean_step_between_neighbours() -> None:
@@ -198,7 +219,7 @@ def test_leaving_the_range_costs_the_distance() -> None:
     assert range_loss(images).tolist() == pytest.approx([0.0, 0.25, 0.1])
 
 
-@pytest.mark.parametrize("loss", [statistics_loss, gram_loss])
+@pytest.mark.parametrize("loss", [statistics_terms, gram_terms])
 def test_following_the_gradient_brings_the_style_nearer(loss: Callable[..., Tensor]) -> None:
     features, painting = layers(0), all_statistics(layers(1))
     for layer in features:
