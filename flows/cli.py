@@ -137,9 +137,51 @@ def train(*images: str, settings: TrainOptions) -> int:
     images
         Paintings, one for each style.
     """
-    from flows.terminal import train_pack
+    from flows.studio import train_pack
 
     return train_pack(TrainConfig(images=images, **settings.model_dump()))
+
+
+@app.command
+def evaluate(
+    pack: str = "",
+    /,
+    *,
+    paintings: str,
+    content: str,
+    features: str = "vgg16",
+    size: int = 256,
+    sheets: str = "",
+    json: bool = False,
+    save: bool = False,
+    device: str = "auto",
+) -> int:
+    """Score the styles of a pack: how much painting, how much photo, how calm.
+
+    Parameters
+    ----------
+    pack
+        A pack of your own instead of the shipped one.
+    paintings
+        Folder with the paintings that the styles were trained on.
+    content
+        Photos: a folder, a manifest or a prefix, best such as no training has seen; 20 count.
+    features
+        The judge, best another than in training: vgg16, vgg19 or a safetensors file.
+    size
+        Side of the middle squares of the photos, pixels.
+    sheets
+        Folder for a contact sheet of each style.
+    json
+        Print figures as JSON.
+    save
+        Write the figures into the pack's cards.
+    device
+        As in run.
+    """
+    from flows.studio import evaluate_pack
+
+    return evaluate_pack(pack, paintings, content, features, size, sheets, json, save, device)
 
 
 @app.command

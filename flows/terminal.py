@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column, Table
 
 from pipeline.errors import RequestError, SystemFault
@@ -26,8 +26,6 @@ from pipeline.styles.pack import find_pack
 from pipeline.text import plural, size, span
 
 if TYPE_CHECKING:
-    from pipeline.training.config import TrainConfig
-    from pipeline.training.loop import Step
     from tasks.progress import Snapshot
 
 REASONS_SHOWN = 3
@@ -234,45 +232,6 @@ def show_style(name: str, path: str) -> int:
     if card is None:
         raise RequestError(f"'{name}' is a blend; give one style")
     console.print_json(json.dumps(asdict(card) | {"pack": pack.path.name, "digest": pack.digest}))
-    return 0
-
-
-def train_pack(config: TrainConfig) -> int:
-    """Train a style pack, with a progress bar; the exit code."""
-    # torch's threads spin while they wait; where something else runs, that is 30 times slower.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from pipeline.training.loop import Trainer
-    from pipeline.training.preview import preview
-
-    with console.status("reading photos, paintings and the feature network"):
-        trainer = Trainer(config)
-    sheet = trainer.pack.with_suffix(".png")
-    console.print(
-        f"{plural(len(config.images), 'style')}, {plural(len(trainer.content), 'photo')}, on "
-        f"{trainer.device}; after a stop the same command goes on from the last checkpoint"
-    )
-
-    def draw_sheet() -> None:
-        if not console.is_terminal:  # where the bar does not show
-            console.print(f"step {trainer.step:,} of {config.steps:,}")
-        preview(trainer.network, trainer.paintings, trainer.content.batch(6, 0)).save(sheet)
-
-    columns = (TextColumn("step {task.completed:,}"), BarColumn(bar_width=None),
-               TextColumn("{task.fields[text]}"), TimeRemainingColumn())  # fmt: skip
-    with Progress(*columns, console=console) as progress:
-        bar = progress.add_task("", total=config.steps, completed=trainer.step, text="")
-
-        def show(step: Step) -> None:
-            text = f"style {step.style:.2f}  content {step.content:.2f}"
-            progress.update(bar, completed=step.number, text=text)
-
-        trainer.run(show, draw_sheet)
-    draw_sheet()
-    console.print(
-        f"[bold green]{escape(str(trainer.pack))}[/] is ready, {escape(str(sheet))} shows it\n"
-        f"  restyle run PHOTOS --out OUT --pack {escape(str(trainer.pack))} "
-        f"--style {config.names[0]}"
-    )
     return 0
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +21,8 @@ from pipeline.errors import RequestError
 from pipeline.storage import describe
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from pipeline.networks.fast import FastTransformNet
     from pipeline.networks.johnson import JohnsonNet
 
@@ -115,20 +117,39 @@ def save_pack(path: Path, network: FastTransformNet, cards: Sequence[Card]) -> N
     Raises:
         ValueError: not one card for each style.
     """
-    from safetensors.torch import save
-
     if len(cards) != len(network.styles):
         raise ValueError(f"{len(network.styles)} styles but {len(cards)} cards")
-    header = {
-        "network": "fast",
-        "config": network.config,
-        "cards": [asdict(card) for card in cards],
-    }
+    _write(path, network.state_dict(), "fast", network.config, cards)
+
+
+def save_cards(pack: Pack, cards: Sequence[Card]) -> None:
+    """Give a pack other cards; its weights stay as they are.
+
+    Raises:
+        ValueError: not one card for each style.
+    """
+    from safetensors.torch import load_file
+
+    if len(cards) != len(pack.cards):
+        raise ValueError(f"{len(pack.cards)} styles but {len(cards)} cards")
+    _write(pack.path, load_file(pack.path), pack.network, pack.config, cards)
+
+
+def _write(
+    path: Path,
+    weights: Mapping[str, Tensor],
+    network: str,
+    config: Mapping[str, Any],
+    cards: Sequence[Card],
+) -> None:
+    from safetensors.torch import save
+
+    header = {"network": network, "config": config, "cards": [asdict(card) for card in cards]}
     path.parent.mkdir(parents=True, exist_ok=True)
-    weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
     # One key, because safetensors writes several in any order.
     metadata = {"restyle": json.dumps(header, ensure_ascii=False)}
-    path.write_bytes(save(weights, metadata=metadata))
+    laid_out = {name: tensor.contiguous() for name, tensor in weights.items()}
+    path.write_bytes(save(laid_out, metadata=metadata))
 
 
 def find_pack(path: str) -> Pack:

@@ -7,6 +7,9 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+STEPS = 4000
+STEPS_TO_ADD = 400
+
 
 class TrainSettings(BaseModel):
     """How to train, but not on which paintings."""
@@ -20,24 +23,50 @@ class TrainSettings(BaseModel):
         (), description="What to call the styles, in order; otherwise by their files."
     )
     out: str = Field("", description="The style pack to write; otherwise NAME.safetensors.")
+    add_to: str = Field(
+        "",
+        description="A pack to add the styles to; its own stay as they are.",
+    )
+    start_from: str = Field(
+        "", description="A pack whose network to start from; all of it is trained."
+    )
     features: str = Field(
         "vgg16", description="vgg16, vgg19 (downloaded once) or a safetensors file."
     )
     cards: str = Field(
         "", description="JSON file with title, artist, year, rights and source of each name."
     )
-    steps: int = Field(4000, ge=1, description="Batches to train on.")
+    strength_target: Literal["low", "medium", "high"] = Field(
+        "medium", description="How far the photo gives way to the painting."
+    )
+    steps: int = Field(
+        0, ge=0, description=f"Batches to train on; 0: {STEPS}, or {STEPS_TO_ADD} to add styles."
+    )
     batch: int = Field(4, ge=1, description="Photos in a batch.")
     crop: int = Field(224, ge=64, description="Side of the crops of the photos, pixels.")
     style_size: int = Field(
         512, ge=64, description="Longer side of the paintings, pixels; larger: larger strokes."
     )
-    learning_rate: float = Field(2e-3, gt=0, description="Of Adam, at its highest.")
+    style_scales: int = Field(
+        1, ge=1, le=3, description="Sizes at which the style is compared, each half the last."
+    )
+    blends: float = Field(
+        0.1, ge=0, le=1, description="Share of the photos to be given a blend of two styles."
+    )
     style_loss: Literal["statistics", "gram"] = Field(
         "statistics", description="What makes a style; gram is that of Gatys et al. 2016."
     )
-    content_weight: float = Field(3.0, ge=0, description="More: more of the photo.")
-    variation_weight: float = Field(2.0, ge=0, description="More: less pixel noise.")
+    content_loss: Literal["normalized", "features", "ssim", "gradient"] = Field(
+        "normalized", description="What is to be kept of the photo."
+    )
+    variation_loss: Literal["hinge", "plain"] = Field(
+        "hinge", description="Pixel noise: beyond that of the painting, or any."
+    )
+    content_weight: float = Field(
+        0.0, ge=0, description="For experts; 0: found while training, for each style."
+    )
+    variation_weight: float = Field(0.5, ge=0, description="For experts. More: less pixel noise.")
+    learning_rate: float = Field(2e-3, gt=0, description="Of Adam, at its highest.")
     seed: int = Field(0, description="Of everything that is drawn by lot.")
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="As in run.")
     checkpoint_every: int = Field(500, ge=1, description="Steps between two checkpoints.")
@@ -60,11 +89,22 @@ class TrainConfig(TrainSettings):
                 raise ValueError(f"'{name}' cannot name a style: it has one of , + : or a space")
         return self
 
+    @model_validator(mode="after")
+    def _one_beginning(self) -> Self:
+        if self.add_to and self.start_from:
+            raise ValueError("--add-to and --start-from exclude each other")
+        return self
+
     @property
     def names(self) -> tuple[str, ...]:
         """The styles' names, in the order of ``images``."""
         stems = (image.rsplit("/", 1)[-1].rsplit(".", 1)[0] for image in self.images)
         return self.name or tuple(stem.replace(" ", "_") for stem in stems)
+
+    @property
+    def all_steps(self) -> int:
+        """Batches to train on."""
+        return self.steps or (STEPS_TO_ADD if self.add_to else STEPS)
 
     @property
     def pack(self) -> str:

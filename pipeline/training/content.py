@@ -77,6 +77,28 @@ class ContentPhotos:
                 return np.stack(crops)
         raise RequestError(f"the photos cannot be read, the last one ({source.uri}): {problem}")
 
+    def middles(self, count: int) -> Pixels:
+        """The middle squares of the first ``count`` photos that can be read.
+
+        Raises:
+            RequestError: there is none.
+        """
+        square = (self._crop, self._crop)
+        squares: list[Pixels] = []
+        for source in self._sources:
+            (data,) = self._storage.read([source])
+            try:
+                if isinstance(data, RowError):
+                    raise data
+                squares.append(decode(data, square, MAX_PIXELS).pixels)
+            except RowError:
+                continue
+            if len(squares) == count:
+                break
+        if not squares:
+            raise RequestError("none of the photos can be read")
+        return np.stack(squares)
+
     def _crop_of(self, source: Source, rng: np.random.Generator) -> Pixels:
         (data,) = self._storage.read([source])
         if isinstance(data, RowError):

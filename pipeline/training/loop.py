@@ -5,46 +5,73 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from pipeline.codec import Pixels, decode
-from pipeline.errors import RequestError, RowError
+from pipeline.codec import Pixels
+from pipeline.errors import RequestError
 from pipeline.networks.fast import FastTransformNet
 from pipeline.networks.features import load_features
 from pipeline.storage import Storage
-from pipeline.styles.pack import Card, save_pack
-from pipeline.stylizer import MIN_SIDE, pick_device, pick_dtype
+from pipeline.styles.pack import Card, read_pack, save_pack
+from pipeline.stylizer import pick_device, pick_dtype
+from pipeline.training.balance import CONTENT_TARGETS, ContentWeights
 from pipeline.training.config import TrainConfig
-from pipeline.training.content import MAX_PIXELS, ContentPhotos
+from pipeline.training.content import ContentPhotos
 from pipeline.training.losses import (
-    STYLE_LOSSES,
+    LAYER_WEIGHTS,
+    STYLE_TERMS,
     Statistics,
-    content_loss,
+    content_distance,
+    feature_distance,
     range_loss,
     statistics,
     total_variation,
     variation_hinge,
 )
+from pipeline.training.paintings import as_input, read_painting
+from pipeline.training.preview import preview
+from pipeline.training.similarity import gradient_ssim, ssim
 
 WARM_UP = 30  # steps
 MAX_GRADIENT = 10.0
-RANGE_WEIGHT = 10.0
+RANGE_WEIGHT = 2.0
+
+# The average of the weights forgets in about so many steps.
+AVERAGED = 1000
+
+# Photos that say how far a photo is from each painting.
+YARDSTICK = 32
+
+# Photos on a preview.
+PREVIEWED = 6
 
 # Of a card, in its order, that a file of cards may give.
 CARD_KEYS = ("title", "artist", "year", "rights", "source")
 
+# Of the settings, what a card tells.
+TOLD = {
+    "batch", "crop", "style_size", "style_scales", "learning_rate", "strength_target", "blends",
+    "style_loss", "content_loss", "variation_loss", "variation_weight", "seed",
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Step:
-    """What one step measured: mean losses of its batch, without their weights."""
+    """What one step measured: means of its batch.
+
+    style: distance from the painting, 1 for the photo. content: content_distance.
+    variation: total variation relative to the painting's.
+    """
 
     number: int
     style: float
@@ -56,48 +83,85 @@ class Trainer:
     """Trains a FastTransformNet on paintings and photos.
 
     The transform network of Johnson et al. 2016 is trained as there, with every image of a
-    batch drawing its own style (Dumoulin et al. 2017). Everything that is drawn by lot follows
-    from the seed and the step, so a run that was stopped goes on as if it had not been.
+    batch drawing its own style (Dumoulin et al. 2017) or a blend of two. Everything that is
+    drawn by lot follows from the seed and the step, so a run that was stopped goes on as if it
+    had not been. What is saved is a running average of the weights (Polyak and Juditsky 1992).
 
     Raises:
-        RequestError: paintings, photos or the feature network cannot be read, or a checkpoint
-            of another run stands where this one's would.
+        RequestError: paintings, photos, the feature network or a pack cannot be read, or a
+            checkpoint of another run stands where this one's would.
     """
 
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
         self.pack = Path(config.pack)
         self.checkpoint = self.pack.with_suffix(".checkpoint")
-        self._cards = _read_cards(config)
-        self.content = ContentPhotos(Storage(), config.content, config.crop, config.seed)
+        self._said = _read_cards(config)
         self.device = pick_device(config.device)
         self._dtype = pick_dtype("auto", self.device)
+        self.cards, network = _beginning(config)
+        # The styles that are trained are the last ones.
+        self._first = len(self.cards) - len(config.names)
+        self.content = ContentPhotos(Storage(), config.content, config.crop, config.seed)
         try:
             features = load_features(config.features)
         except ValueError as error:
             raise RequestError(str(error)) from error
+        if len(features.stages) < len(LAYER_WEIGHTS):
+            raise RequestError(f"{config.features} ends at relu4_1: it can judge, but not teach")
         self._features = features.to(self.device).to(memory_format=torch.channels_last)
         self.paintings = [read_painting(image, config.style_size) for image in config.images]
         self._learn_paintings()
-        torch.manual_seed(config.seed)
-        self.network = FastTransformNet(len(config.names))
-        self.network.to(self.device).to(memory_format=torch.channels_last)
-        self._optimizer = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate)
+        self._network = network.to(self.device).to(memory_format=torch.channels_last)
+        if config.add_to:
+            self._network.requires_grad_(False)
+            self._network.styles.requires_grad_(True)
+        self.average = deepcopy(self._network).requires_grad_(False)
+        learnt = [weight for weight in self._network.parameters() if weight.requires_grad]
+        self._optimizer = torch.optim.Adam(learnt, lr=config.learning_rate)
+        self._content_weights = ContentWeights(
+            len(config.names), CONTENT_TARGETS[config.strength_target], config.content_weight,
+            self.device,
+        )  # fmt: skip
         self.step = 0
         self.seconds = 0.0
         self._resume()
 
     @torch.no_grad()
     def _learn_paintings(self) -> None:
-        variations: list[Tensor] = []
-        by_painting: list[list[Statistics]] = []
-        for painting in self.paintings:
-            image = self._as_input(painting[None])
-            by_painting.append([statistics(layer) for layer in self._features(image)])
-            variations.append(total_variation(image))
-        self._variation = torch.cat(variations)
-        # For each layer the statistics of all paintings, to be picked from by style.
-        self._targets = [Statistics.stack(layer) for layer in zip(*by_painting, strict=True)]
+        paintings = [as_input(painting[None], self.device) for painting in self.paintings]
+        self._variation = torch.cat([total_variation(painting) for painting in paintings])
+        looked_at = [self._look_at(painting) for painting in paintings]
+        # For each layer the statistics of all paintings, to be blended by style.
+        self._targets = [Statistics.stack(layer) for layer in zip(*looked_at, strict=True)]
+        # How far photos are from each painting: the unit of style.
+        crops = self.content.batch(YARDSTICK, self.config.all_steps)  # no step's own
+        photos = self._look_at(as_input(crops, self.device))
+        terms = STYLE_TERMS[self.config.style_loss]
+        everyone = torch.eye(len(paintings), device=self.device)
+        units = []
+        for one in everyone:
+            theirs = [layer.blend(one.expand(YARDSTICK, -1)) for layer in self._targets]
+            units.append(terms(photos, theirs).mean(0))
+        self._units = torch.stack(units)
+
+    def _look_at(self, images: Tensor) -> list[Statistics]:
+        """Statistics of (B, 3, H, W) images, all layers at all scales."""
+        looked_at = [statistics(layer) for layer in self._see(images)]
+        return looked_at + self._look_closer(images)
+
+    def _look_closer(self, images: Tensor) -> list[Statistics]:
+        """Statistics of all layers at the scales below the first."""
+        seen: list[Statistics] = []
+        for _ in range(1, self.config.style_scales):
+            images = F.avg_pool2d(images, 2)
+            seen += [statistics(layer) for layer in self._see(images)]
+        return seen
+
+    def _see(self, images: Tensor) -> list[Tensor]:
+        with torch.autocast(self.device.type, self._dtype, self._dtype != torch.float32):
+            layers: list[Tensor] = self._features(images)
+            return layers
 
     def run(self, on_step: Callable[[Step], None], on_checkpoint: Callable[[], None]) -> None:
         """Train to the end, and write the pack.
@@ -107,7 +171,7 @@ class Trainer:
         """
         config = self.config
         started = time.monotonic() - self.seconds
-        for photos in self.content.batches(config.batch, self.step, config.steps):
+        for photos in self.content.batches(config.batch, self.step, config.all_steps):
             losses = self._train_on(photos)
             self.step += 1
             self.seconds = time.monotonic() - started
@@ -115,57 +179,91 @@ class Trainer:
             if self.step % config.checkpoint_every == 0:
                 self._save_checkpoint()
                 on_checkpoint()
-        self.network.eval()
-        save_pack(self.pack, self.network.cpu(), [self._card(name) for name in config.names])
+        cards = self.cards[: self._first] + [self._card(name) for name in config.names]
+        save_pack(self.pack, self.average.eval().cpu(), cards)
         self.checkpoint.unlink(missing_ok=True)
+
+    def preview(self) -> Image.Image:
+        """What the styles make of some of the photos by now."""
+        mixes = torch.eye(len(self.cards), device=self.device)[self._first :]
+        return preview(self.average, mixes, self.paintings, self.content.middles(PREVIEWED))
 
     def _train_on(self, photos: Pixels) -> Step:
         config = self.config
         for group in self._optimizer.param_groups:
             group["lr"] = config.learning_rate * self._schedule()
-        rng = np.random.default_rng((config.seed, self.step, 1))
-        styles = torch.from_numpy(rng.integers(len(config.names), size=len(photos)))
-        styles = styles.to(self.device)
-        given = self._as_input(photos)
-        mix = torch.nn.functional.one_hot(styles, len(config.names)).float()
+        mix = self._draw(len(photos))
+        given = as_input(photos, self.device)
         with torch.autocast(self.device.type, self._dtype, self._dtype != torch.float32):
-            results = self.network(given, mix)
-            with torch.no_grad():
-                photo_features = self._features(given)
-            features = self._features(results)
-        ours = [statistics(layer) for layer in features]
-        theirs = [layer.pick(styles) for layer in self._targets]
-        style = STYLE_LOSSES[config.style_loss](ours, theirs).mean()
-        content = content_loss(features, photo_features).mean()
-        variation = variation_hinge(results, self._variation[styles]).mean()
+            results = self._network(given, F.pad(mix, (self._first, 0)))
+        with torch.no_grad():
+            photo_features = self._see(given)
+        features = self._see(results)
+        ours = [statistics(layer) for layer in features] + self._look_closer(results)
+        theirs = [layer.blend(mix) for layer in self._targets]
+        terms = STYLE_TERMS[config.style_loss](ours, theirs)
+        style = terms.sum(1) / (mix @ self._units).sum(1)
+        distance = content_distance(features, photo_features)
+        content = {
+            "normalized": lambda: distance,
+            "features": lambda: feature_distance(features, photo_features),
+            "ssim": lambda: 1.0 - ssim(results, given),
+            "gradient": lambda: 1.0 - gradient_ssim(results, given),
+        }[config.content_loss]()
+        own = mix @ self._variation
+        if config.variation_loss == "hinge":
+            variation = variation_hinge(results, own)
+        else:
+            variation = total_variation(results) / own
         loss = (
             style
-            + config.content_weight * content
+            + self._content_weights.of(mix) * content
             + config.variation_weight * variation
-            + RANGE_WEIGHT * range_loss(results).mean()
-        )
+            + RANGE_WEIGHT * range_loss(results)
+        ).mean()
+        self._learn(loss)
+        with torch.no_grad():
+            self._content_weights.update(mix, distance)
+            noise = total_variation(results) / own
+        means = (values.mean().item() for values in (style, distance, noise))
+        return Step(self.step + 1, *means)
+
+    def _draw(self, count: int) -> Tensor:
+        """Whose style each image of this step gets, (count, styles)."""
+        rng = np.random.default_rng((self.config.seed, self.step, 1))
+        everyone = np.eye(len(self.config.names), dtype=np.float32)
+        one, other = everyone[rng.integers(len(everyone), size=(2, count))]
+        share = rng.random((count, 1), np.float32) * (rng.random((count, 1)) < self.config.blends)
+        return torch.from_numpy(one + (other - one) * share.astype(np.float32)).to(self.device)
+
+    def _learn(self, loss: Tensor) -> None:
         self._optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), MAX_GRADIENT)
+        if self._network.styles.grad is not None:
+            self._network.styles.grad[: self._first] = 0.0  # so that Adam leaves them alone
+        torch.nn.utils.clip_grad_norm_(self._network.parameters(), MAX_GRADIENT)
         self._optimizer.step()
-        return Step(self.step + 1, style.item(), content.item(), variation.item())
+        # At first the average is over few steps, or it would remember the beginning.
+        share = max(1.0 / AVERAGED, 1.0 / (self.step / 5 + 1))
+        with torch.no_grad():
+            for mean, weight in zip(
+                self.average.parameters(), self._network.parameters(), strict=True
+            ):
+                mean.lerp_(weight, share)
 
     def _schedule(self) -> float:
         """Share of the learning rate: a short rise, then a straight fall to nothing."""
-        return min((self.step + 1) / WARM_UP, 1.0 - self.step / self.config.steps)
-
-    def _as_input(self, images: Pixels) -> Tensor:
-        """(B, H, W, 3) uint8 -> (B, 3, H, W) float32 in 0..1, channels last."""
-        tensor = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
-        return tensor.permute(0, 3, 1, 2).float() / 255.0
+        return min((self.step + 1) / WARM_UP, 1.0 - self.step / self.config.all_steps)
 
     def _save_checkpoint(self) -> None:
         state = {
             "digest": self.config.digest,
             "step": self.step,
             "seconds": self.seconds,
-            "network": self.network.state_dict(),
+            "network": self._network.state_dict(),
+            "average": self.average.state_dict(),
             "optimizer": self._optimizer.state_dict(),
+            "content_weights": self._content_weights.logarithms,
         }
         partial = self.checkpoint.with_suffix(".partial")
         partial.parent.mkdir(parents=True, exist_ok=True)
@@ -187,44 +285,54 @@ class Trainer:
                 "or choose another --out"
             )
         self.step, self.seconds = state["step"], state["seconds"]
-        self.network.load_state_dict(state["network"])
+        self._network.load_state_dict(state["network"])
+        self.average.load_state_dict(state["average"])
         self._optimizer.load_state_dict(state["optimizer"])
+        self._content_weights.logarithms = state["content_weights"]
 
     def _card(self, name: str) -> Card:
         config = self.config
-        kept = {"steps", "batch", "crop", "style_size", "learning_rate", "style_loss",
-                "content_weight", "variation_weight", "seed"}  # fmt: skip
-        training: dict[str, Any] = config.model_dump(include=kept)
-        training |= {
+        index = config.names.index(name)
+        weight = self._content_weights.logarithms[index].exp().item()
+        training: dict[str, Any] = {
+            "painting": Path(config.images[index]).name,
+            "steps": config.all_steps,
+            **config.model_dump(include=TOLD),
+            "content_weight": round(weight, 2),
             "features": Path(config.features).name,
             "photos": len(self.content),
             "minutes": round(self.seconds / 60, 1),
             "device": self.device.type,
             "torch": torch.__version__.partition("+")[0],
         }
-        said: dict[str, Any] = {key: self._cards.get(name, {}).get(key, "") for key in CARD_KEYS}
+        if before := config.add_to or config.start_from:
+            training["from"] = Path(before).name
+        said: dict[str, Any] = {key: self._said.get(name, {}).get(key, "") for key in CARD_KEYS}
         return Card(name, **said, training=training)
 
 
-def read_painting(path: str, size: int) -> Pixels:
-    """A painting with its longer side scaled to ``size``, (H, W, 3) uint8.
+def _beginning(config: TrainConfig) -> tuple[list[Card], FastTransformNet]:
+    """Cards of the styles there will be, the new ones last and blank, and a network for them."""
+    torch.manual_seed(config.seed)
+    new = [Card(name) for name in config.names]
+    before = config.add_to or config.start_from
+    if not before:
+        return new, FastTransformNet(len(new))
+    pack = read_pack(Path(before).expanduser())
+    network = pack.load()
+    if not isinstance(network, FastTransformNet):
+        raise RequestError(f"{before} has another network than those that are trained here")
+    kept = list(pack.cards) if config.add_to else []
+    if both := set(pack.names) & set(config.names) if kept else set():
+        raise RequestError(f"{before} has a style '{sorted(both)[0]}' already; give --name")
+    rows = [_row(network, pack.names, card.name) for card in [*kept, *new]]
+    return [*kept, *new], network.with_styles(torch.stack(rows))
 
-    Raises:
-        RequestError: it cannot be read.
-    """
-    try:
-        pixels = decode(Path(path).expanduser().read_bytes(), None, MAX_PIXELS).pixels
-    except (OSError, RowError) as error:
-        raise RequestError(f"{path} cannot be read as an image: {error}") from error
-    image = Image.fromarray(pixels)
-    scale = size / max(image.size)
-    shape = (round(image.width * scale), round(image.height * scale))
-    if min(shape) < MIN_SIDE:
-        raise RequestError(
-            f"{path} is {image.width}x{image.height}: scaled to {size} pixels its shorter side is "
-            f"below {MIN_SIDE}; cut it"
-        )
-    return np.array(image.resize(shape, Image.Resampling.LANCZOS))
+
+def _row(network: FastTransformNet, names: Sequence[str], name: str) -> Tensor:
+    """A style's row; a new one begins in the middle of those there are."""
+    rows = network.styles.data
+    return rows[names.index(name)] if name in names else rows.mean(0)
 
 
 def _read_cards(config: TrainConfig) -> dict[str, dict[str, str]]:

@@ -15,12 +15,13 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.codec import encode
 from pipeline.errors import RequestError
+from pipeline.networks.johnson import JohnsonNet
 from pipeline.styles.mix import Mix
 from pipeline.styles.pack import read_pack
 from pipeline.stylizer import Stylizer
 from pipeline.training.config import TrainConfig
-from pipeline.training.loop import Step, Trainer, read_painting
-from pipeline.training.preview import preview
+from pipeline.training.loop import Step, Trainer
+from pipeline.training.paintings import read_painting
 from tests.conftest import jpeg, picture, write_photos
 
 Make = Callable[..., TrainConfig]
@@ -35,23 +36,8 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@pytest.fixture(scope="module")
-def features(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A small feature network with random weights."""
-    torch.manual_seed(0)
-    weights = {"conv0.weight": torch.eye(3)[:, :, None, None], "conv0.bias": torch.zeros(3)}
-    channels = 3
-    for block, width in enumerate((8, 12, 16, 16, 16), start=1):
-        weights[f"conv{block}_1.weight"] = torch.randn(width, channels, 3, 3) / channels**0.5 / 2
-        weights[f"conv{block}_1.bias"] = 0.1 * torch.randn(width)
-        channels = width
-    path = tmp_path_factory.mktemp("features") / "small.safetensors"
-    save_file(weights, path)
-    return str(path)
-
-
 @pytest.fixture
-def make(tmp_path: Path, features: str) -> Make:
+def make(tmp_path: Path, small_features: str) -> Make:
     """Makes the settings of a short run on two paintings."""
     write_photos(tmp_path / "photos", 6)
     for name in ("waves", "stars"):
@@ -61,7 +47,7 @@ def make(tmp_path: Path, features: str) -> Make:
     def made(**settings: Any) -> TrainConfig:
         settings = {
             "images": [str(tmp_path / "waves.jpg"), str(tmp_path / "stars.jpg")],
-            "content": str(tmp_path / "photos"), "features": features, "device": "cpu",
+            "content": str(tmp_path / "photos"), "features": small_features, "device": "cpu",
             "out": str(tmp_path / "mine.safetensors"), "steps": 6, "batch": 2, "crop": 64,
             "style_size": 64, "checkpoint_every": 2, **settings,
         }  # fmt: skip
@@ -171,13 +157,147 @@ def test_where_and_how_often_to_save_are_not_other_settings(make: Make) -> None:
     assert Trainer(make(checkpoint_every=100, device="auto")).step == 2
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"style_loss": "gram"}, {"style_scales": 2}, {"blends": 1.0},
+        {"content_loss": "features"}, {"content_loss": "ssim"}, {"content_loss": "gradient"},
+        {"content_weight": 2.0}, {"variation_weight": 0.0},
+    ],
+)  # fmt: skip
+def test_every_setting_trains_and_differently(make: Make, settings: dict[str, Any]) -> None:
+    crops = {"crop": 96, "style_size": 96, "steps": 4}
+    plain, other = train(make(**crops)), train(make(**crops, **settings))
+    assert all(np.isfinite([step.style, step.content, step.variation]).all() for step in other)
+    assert plain[-1] != other[-1]
+
+
+def test_variation_below_the_paintings_is_free_unless_it_is_plain(
+    make: Make, tmp_path: Path
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (96, 96, 3), np.uint8)
+    (tmp_path / "noise.png").write_bytes(encode(noise, "png", 90))
+    steps = {}
+    for loss in ("hinge", "plain"):
+        for weight in (0.0, 5.0):
+            config = make(images=[str(tmp_path / "noise.png")], variation_loss=loss,
+                          variation_weight=weight, steps=3)  # fmt: skip
+            steps[loss, weight] = train(config)[-1]
+    assert steps["hinge", 0.0] == steps["hinge", 5.0]
+    assert steps["plain", 0.0] != steps["plain", 5.0]
+
+
+def test_the_strength_asked_for_is_the_target(make: Make) -> None:
+    low, medium, high = (
+        Trainer(make(strength_target=name))._content_weights.target
+        for name in ("low", "medium", "high")
+    )
+    assert low < medium < high
+
+
+def test_weights_of_experts_stay_as_they_are(make: Make) -> None:
+    config = make(content_weight=2.0)
+    train(config)
+    assert {card.training["content_weight"] for card in read_pack(Path(config.pack)).cards} == {2.0}
+
+
+def test_what_is_saved_is_an_average_of_the_last_steps(make: Make) -> None:
+    trainer = Trainer(make(steps=40, checkpoint_every=20))
+    trainer.run(lambda _: None, lambda: None)
+    average = trainer.average.styles
+    last = trainer._network.styles.detach()
+    assert not torch.equal(average, last)
+    assert (average - last).abs().max() < 0.1
+
+
+# Adding to a pack, and starting from one
+
+
+@pytest.fixture
+def base(make: Make, tmp_path: Path) -> Path:
+    """A pack of two styles, waves and stars."""
+    config = make(out=str(tmp_path / "base.safetensors"))
+    train(config)
+    return Path(config.pack)
+
+
+def test_styles_are_added_and_the_others_stay_bit_for_bit(
+    make: Make, tmp_path: Path, base: Path
+) -> None:
+    (tmp_path / "moon.jpg").write_bytes(jpeg(90, 70, seed=9))
+    config = make(images=[str(tmp_path / "moon.jpg")], add_to=str(base), steps=40,
+                  learning_rate=2e-2)  # fmt: skip
+    steps = train(config)
+    before, after = read_pack(base), read_pack(Path(config.pack))
+    assert after.names == ["waves", "stars", "moon"]
+    assert after.cards[:2] == before.cards
+    assert after.cards[2].training["from"] == "base.safetensors"
+
+    ours, theirs = load_file(config.pack), load_file(base)
+    assert torch.equal(ours["styles"][:2], theirs["styles"])
+    assert not torch.equal(ours["styles"][2], theirs["styles"].mean(0))
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours.keys() - {"styles"})
+    assert np.mean([step.style for step in steps[-5:]]) < 0.9 * steps[0].style
+
+    photos = picture()[None].repeat(3, axis=0)
+    mixes = [Mix({"waves": 1}), Mix({"stars": 1}), Mix({"waves": 0.3, "stars": 0.7})]
+    for precision in ("fp32", "bf16"):
+        results = [Stylizer(p, "cpu", precision)(photos, mixes, [1, 1, 1]) for p in (before, after)]
+        assert np.array_equal(*results)
+
+
+def test_an_addition_that_was_stopped_ends_as_if_it_had_not_been(
+    make: Make, tmp_path: Path, base: Path
+) -> None:
+    (tmp_path / "moon.jpg").write_bytes(jpeg(90, 70, seed=9))
+    settings = {"images": [str(tmp_path / "moon.jpg")], "add_to": str(base)}
+    train(make(**settings, out=str(tmp_path / "whole.safetensors")))
+    config = make(**settings, out=str(tmp_path / "stopped.safetensors"))
+    with pytest.raises(KeyboardInterrupt):
+        train(config, stop_after=4)
+    train(config)
+    ours, theirs = load_file(config.pack), load_file(tmp_path / "whole.safetensors")
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_a_style_that_is_there_is_not_added_again(make: Make, base: Path) -> None:
+    with pytest.raises(RequestError, match=r"has a style 'stars' already; give --name"):
+        Trainer(make(add_to=str(base)))
+
+
+def test_a_network_to_start_from_is_trained_with_the_rest(
+    make: Make, tmp_path: Path, base: Path
+) -> None:
+    (tmp_path / "moon.jpg").write_bytes(jpeg(90, 70, seed=9))
+    images = [str(tmp_path / "moon.jpg"), str(tmp_path / "stars.jpg")]
+    trainer = Trainer(make(images=images, start_from=str(base)))
+    start, rows = trainer.average.state_dict(), load_file(base)["styles"]
+    assert torch.equal(start["styles"], torch.stack([rows.mean(0), rows[1]]))
+    before = {name: tensor.clone() for name, tensor in start.items()}
+    trainer.run(lambda _: None, lambda: None)
+    assert read_pack(trainer.pack).names == ["moon", "stars"]
+    after = load_file(trainer.pack)
+    assert not any(torch.equal(before[name], after[name]) for name in after)
+
+
+@pytest.mark.parametrize("setting", ["add_to", "start_from"])
+def test_only_a_pack_of_this_network_can_be_gone_on_with(
+    make: Make, tmp_path: Path, setting: str
+) -> None:
+    with pytest.raises(RequestError, match="no style pack at"):
+        Trainer(make(**{setting: str(tmp_path / "nowhere.safetensors")}))
+    torch.save(JohnsonNet().state_dict(), tmp_path / "candy.pth")
+    with pytest.raises(RequestError, match="another network"):
+        Trainer(make(**{setting: str(tmp_path / "candy.pth")}))
+
+
 def test_every_style_is_trained(make: Make) -> None:
     trainer = Trainer(make(steps=8))
-    before = trainer.network.styles.detach().clone()
+    before = trainer.average.styles.detach().clone()
     trainer.run(lambda _: None, lambda: None)
-    changed = (trainer.network.styles.detach() - before).abs().sum(1)
+    changed = (trainer.average.styles.detach() - before).abs().sum(1)
     assert (changed > 0).all()
-    assert not torch.equal(trainer.network.styles[0], trainer.network.styles[1])
+    assert not torch.equal(trainer.average.styles[0], trainer.average.styles[1])
 
 
 @pytest.mark.parametrize("content", [None, b"", b"<html>", jpeg()[:300]])
@@ -204,6 +324,15 @@ def test_a_bad_feature_network_is_refused_by_its_name(
         path.write_bytes(content)
     with pytest.raises(RequestError, match="bad_features"):
         Trainer(make(features=str(path)))
+
+
+def test_a_feature_network_that_ends_too_soon_cannot_teach(
+    make: Make, tmp_path: Path, small_features: str
+) -> None:
+    weights = {k: v for k, v in load_file(small_features).items() if "conv5" not in k}
+    save_file(weights, tmp_path / "short.safetensors")
+    with pytest.raises(RequestError, match=r"short\.safetensors ends at relu4_1"):
+        Trainer(make(features=str(tmp_path / "short.safetensors")))
 
 
 @pytest.mark.parametrize("text", [None, "{", "[1]", '["waves"]', '{"waves": "blue"}'])
@@ -260,7 +389,9 @@ def test_styles_are_called_by_their_files_or_as_told(make: Make) -> None:
         ({"name": ("a,b", "c")}, "'a,b' cannot name a style"),
         ({"name": ("a+b", "c")}, "cannot name a style"),
         ({"name": ("a:1", "c")}, "cannot name a style"),
-        ({"steps": 0}, "steps"),
+        ({"steps": -1}, "steps"),
+        ({"add_to": "a", "start_from": "b"}, "exclude each other"),
+        ({"strength_target": "much"}, "strength_target"),
         ({"crop": 32}, "crop"),
         ({"style_loss": "mse"}, "style_loss"),
         ({"epochs": 3}, "epochs"),
@@ -280,9 +411,9 @@ def test_a_preview_has_the_photos_above_and_a_row_for_each_painting(
     make: Make, tmp_path: Path
 ) -> None:
     trainer = Trainer(make())
-    photos = trainer.content.batch(3, 0)
-    sheet = np.asarray(preview(trainer.network, trainer.paintings, photos))
-    assert sheet.shape == (3 * 64, 4 * 64, 3)
+    photos = trainer.content.middles(6)
+    sheet = np.asarray(trainer.preview())
+    assert sheet.shape == (3 * 64, 7 * 64, 3)
     assert np.array_equal(sheet[:64, 64:], np.concatenate(list(photos), axis=1))
     for row, painting in enumerate(trainer.paintings, start=1):
         left = sheet[row * 64 : (row + 1) * 64, :64].astype(int)

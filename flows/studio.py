@@ -1,0 +1,100 @@
+"""The commands about making styles, as people see them in a terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from flows.terminal import console
+from pipeline.text import plural
+
+if TYPE_CHECKING:
+    from pipeline.training.config import TrainConfig
+    from pipeline.training.loop import Step
+
+
+def train_pack(config: TrainConfig) -> int:
+    """Train a style pack, with a progress bar; the exit code."""
+    _wait_calmly()
+    from pipeline.training.loop import Trainer
+
+    with console.status("reading photos, paintings and the feature network"):
+        trainer = Trainer(config)
+    sheet = trainer.pack.with_suffix(".png")
+    console.print(
+        f"{plural(len(config.images), 'style')}, {plural(len(trainer.content), 'photo')}, on "
+        f"{trainer.device}; after a stop the same command goes on from the last checkpoint"
+    )
+
+    def draw_sheet() -> None:
+        if not console.is_terminal:  # where the bar does not show
+            console.print(f"step {trainer.step:,} of {config.all_steps:,}")
+        trainer.preview().save(sheet)
+
+    columns = (TextColumn("step {task.completed:,}"), BarColumn(bar_width=None),
+               TextColumn("{task.fields[text]}"), TimeRemainingColumn())  # fmt: skip
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task("", total=config.all_steps, completed=trainer.step, text="")
+
+        def show(step: Step) -> None:
+            text = f"style {step.style:.2f}  content {step.content:.2f}"
+            progress.update(bar, completed=step.number, text=text)
+
+        trainer.run(show, draw_sheet)
+    draw_sheet()
+    console.print(
+        f"[bold green]{escape(str(trainer.pack))}[/] is ready, {escape(str(sheet))} shows it\n"
+        f"  restyle run PHOTOS --out OUT --pack {escape(str(trainer.pack))} "
+        f"--style {config.names[0]}"
+    )
+    return 0
+
+
+def evaluate_pack(
+    path: str, paintings: str, content: str, features: str, size: int, sheets: str, as_json: bool,
+    save: bool, device: str,
+) -> int:  # fmt: skip
+    """Score the styles of a pack, and draw their sheets; the exit code."""
+    _wait_calmly()
+    from pipeline.styles.pack import find_pack, save_cards
+    from pipeline.training.evaluate import evaluate
+    from pipeline.training.scores import Scores
+
+    pack = find_pack(path)
+    columns = [field.name for field in fields(Scores)]
+    table = Table("style", box=None, padding=(0, 2), pad_edge=False)
+    for column in columns:
+        table.add_column(column, justify="right")
+    cards = []
+    with console.status("scoring") as at_work:
+        for done in evaluate(pack, paintings, content, features, size, device):
+            name, figures = done.card.name, asdict(done.scores)
+            at_work.update(f"scored {name}")
+            table.add_row(name, *(f"{value:.3f}" for value in figures.values()))
+            quality = {key: round(value, 4) for key, value in figures.items()}
+            quality |= {"judge": Path(features).name, "size": size, "photos": done.photos}
+            cards.append(replace(done.card, quality=quality))
+            if sheets:
+                Path(sheets).mkdir(parents=True, exist_ok=True)
+                done.sheet.save(Path(sheets) / f"{name}.jpg", quality=90)
+    if save:
+        save_cards(pack, cards)
+    if as_json:
+        print(json.dumps({card.name: card.quality for card in cards}, indent=2))
+        return 0
+    console.print(table)
+    if sheets:
+        console.print(f"the sheets are in {escape(sheets)}")
+    return 0
+
+
+def _wait_calmly() -> None:
+    # torch's threads spin while they wait; where something else runs, that is 30 times slower.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

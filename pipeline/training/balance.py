@@ -1,0 +1,50 @@
+"""The weights of the losses, found while training.
+
+What people can say is how much of the photo shall remain, and that holds for any painting; which
+weight brings it about differs from painting to painting a hundredfold. So the content distance is
+given, and each style's weight follows from it: too far from the photo raises it, too near lowers
+it, as a multiplier of a constraint (Platt and Barr 1988, "Constrained Differential Optimization";
+Rezende and Viola 2018, "Taming VAEs", sec. 2.3).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+# Content distance to reach (pipeline.training.losses.content_distance): 0 is the photo, 2 has
+# nothing to do with it.
+CONTENT_TARGETS = {"low": 0.42, "medium": 0.52, "high": 0.62}
+
+# By how much a weight's logarithm moves for one image at twice the target.
+RATE = 0.02
+FIRST, LOWEST, HIGHEST = 0.5, 0.01, 100.0
+
+# At first nothing is near the photo, which is no reason for weights without end.
+MOST = 0.5
+
+
+class ContentWeights:
+    """A weight of the content loss for each style.
+
+    Args:
+        styles: how many. target: content distance to reach.
+        fixed: a weight for all that stays as it is, or 0.
+    """
+
+    def __init__(self, styles: int, target: float, fixed: float, device: torch.device) -> None:
+        self.target = target
+        self.fixed = bool(fixed)
+        self.logarithms = torch.full((styles,), math.log(fixed or FIRST), device=device)
+
+    def of(self, mix: Tensor) -> Tensor:
+        """Weights of images with these blends: (B, styles) -> (B,)."""
+        return (mix @ self.logarithms).exp()
+
+    def update(self, mix: Tensor, distances: Tensor) -> None:
+        """Learn from the content distances, (B,), that images with these blends had."""
+        if not self.fixed:
+            self.logarithms += RATE * (mix.T @ (distances / self.target - 1.0).clamp(max=MOST))
+            self.logarithms.clamp_(math.log(LOWEST), math.log(HIGHEST))
