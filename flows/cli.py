@@ -100,14 +100,14 @@ def report(out: str, /, *, storage_option: StorageOption = ()) -> int:
 
 @styles_app.command(name="list")
 def list_styles(*, pack: str = "") -> int:
-    """The styles of a pack.
+    """The styles on board: the shipped ones and those that you added.
 
     Parameters
     ----------
     pack
-        A pack of your own instead of the shipped one.
+        A pack or a folder of packs, a path or a URL, instead.
     """
-    from flows.terminal import show_styles
+    from flows.studio import show_styles
 
     return show_styles(pack)
 
@@ -121,11 +121,44 @@ def show(name: str, /, *, pack: str = "") -> int:
     name
         As it is called in the list.
     pack
-        A pack of your own instead of the shipped one.
+        A pack or a folder of packs, a path or a URL, to look in instead.
     """
-    from flows.terminal import show_style
+    from flows.studio import show_style
 
     return show_style(name, pack)
+
+
+@styles_app.command
+def add(
+    file: str,
+    /,
+    *,
+    to: str = "",
+    name: str = "",
+    title: str = "",
+    artist: str = "",
+    year: str = "",
+    rights: str = "",
+    source: str = "",
+) -> int:
+    """Take in a pack, or a checkpoint of the PyTorch examples' fast_neural_style.
+
+    Parameters
+    ----------
+    file
+        A .safetensors pack, or a .pth checkpoint.
+    to
+        A folder or URL of packs, for --pack; otherwise your own folder, where run looks.
+    name
+        What to call the style, if the pack has one; otherwise as it is called, or by its file.
+    title
+        Of the painting, for the card. So are artist, year, rights and source.
+    """
+    from flows.studio import add_style
+
+    said = {"name": name, "title": title, "artist": artist, "year": year, "rights": rights,
+            "source": source}  # fmt: skip
+    return add_style(file, to, {key: text for key, text in said.items() if text})
 
 
 @app.command

@@ -13,11 +13,55 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from flows.terminal import console
+from pipeline.errors import RequestError
+from pipeline.storage import Storage, redact
+from pipeline.styles.library import choose_pack, packs_at
 from pipeline.text import plural
 
 if TYPE_CHECKING:
     from pipeline.training.config import TrainConfig
     from pipeline.training.loop import Step
+
+
+def show_styles(place: str) -> int:
+    """List the styles at a place; the exit code."""
+    table = Table.grid(padding=(0, 2))
+    for pack in packs_at(place, Storage()):
+        for card in pack.cards:
+            table.add_row(f"[bold]{card.name}[/]", card.title, card.artist, card.year, card.rights)
+    console.print(table)
+    return 0
+
+
+def show_style(name: str, place: str) -> int:
+    """Print a style's card as JSON; the exit code."""
+    pack = choose_pack(packs_at(place, Storage()), name)
+    card = next((card for card in pack.cards if card.name == name), None)
+    if card is None:
+        raise RequestError(f"'{name}' is a blend; give one style")
+    console.print_json(json.dumps(asdict(card) | {"pack": pack.path.name, "digest": pack.digest}))
+    return 0
+
+
+def add_style(file: str, to: str, said: dict[str, str]) -> int:
+    """Check a pack, draw what it does, and put it where styles are found; the exit code."""
+    _wait_calmly()
+    from pipeline.styles.add import add_pack
+
+    with console.status("trying it out"):
+        added = add_pack(Path(file).expanduser(), to, said, Storage())
+    names = ", ".join(card.name for card in added.pack.cards)
+    console.print(f"[bold green]{escape(names)}[/] in {escape(redact(added.place))}")
+    console.print(f"  {escape(redact(added.sheet))} shows what it does")
+    for card in added.pack.cards:
+        if not card.rights:
+            console.print(
+                f"  '{escape(card.name)}' has no rights on its card (--rights): "
+                "jobs with --require-rights refuse it"
+            )
+    pack = f" --pack {escape(redact(to))}" if to else ""
+    console.print(f"  restyle run PHOTOS --out OUT --style {escape(added.pack.names[0])}{pack}")
+    return 0
 
 
 def train_pack(config: TrainConfig) -> int:
@@ -63,7 +107,7 @@ def evaluate_pack(
 ) -> int:  # fmt: skip
     """Score the styles of a pack, and draw their sheets; the exit code."""
     _wait_calmly()
-    from pipeline.styles.pack import find_pack, save_cards
+    from pipeline.styles.pack import copy_pack, find_pack
     from pipeline.training.evaluate import evaluate
     from pipeline.training.scores import Scores
 
@@ -85,7 +129,7 @@ def evaluate_pack(
                 Path(sheets).mkdir(parents=True, exist_ok=True)
                 done.sheet.save(Path(sheets) / f"{name}.jpg", quality=90)
     if save:
-        save_cards(pack, cards)
+        copy_pack(pack, pack.path, cards)
     if as_json:
         print(json.dumps({card.name: card.quality for card in cards}, indent=2))
         return 0

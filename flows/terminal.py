@@ -21,8 +21,6 @@ from pipeline.errors import RequestError, SystemFault
 from pipeline.job import Job, parse_options
 from pipeline.results import Summary
 from pipeline.storage import Storage, absolute, redact
-from pipeline.styles.mix import parse_style
-from pipeline.styles.pack import find_pack
 from pipeline.text import plural, size, span
 
 if TYPE_CHECKING:
@@ -213,26 +211,6 @@ def _storage(storage_option: tuple[str, ...]) -> Storage:
         return Storage(parse_options(storage_option))
     except ValueError as error:
         raise RequestError(f"--storage-option: {error}") from error
-
-
-def show_styles(path: str) -> int:
-    """List the styles of a pack; the exit code."""
-    table = Table.grid(padding=(0, 2))
-    for card in find_pack(path).cards:
-        table.add_row(f"[bold]{card.name}[/]", card.title, card.artist, card.year, card.rights)
-    console.print(table)
-    return 0
-
-
-def show_style(name: str, path: str) -> int:
-    """Print a style's card as JSON; the exit code."""
-    pack = find_pack(path)
-    parse_style(name, pack.names)
-    card = next((card for card in pack.cards if card.name == name), None)
-    if card is None:
-        raise RequestError(f"'{name}' is a blend; give one style")
-    console.print_json(json.dumps(asdict(card) | {"pack": pack.path.name, "digest": pack.digest}))
-    return 0
 
 
 def run_bench(images: str, count: int, as_json: bool) -> int:

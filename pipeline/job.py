@@ -13,7 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pipeline.storage import absolute, redact
 
 # What a result depends on. Everything else may change between two runs of one job.
-IDENTITY = {"style", "strength", "size", "format", "quality", "variants", "seed", "precision"}
+IDENTITY = {
+    "style", "strength", "preserve_colour", "size", "format", "quality", "variants", "seed",
+    "precision",
+}  # fmt: skip
 
 SECRET_OPTIONS = re.compile(r"secret|token|password|^key$", re.IGNORECASE)
 
@@ -31,6 +34,7 @@ class Settings(BaseModel):
         "wave:0.7+starry:0.3: a blend."
     )
     strength: float = Field(1.0, ge=0, le=1, description="0 gives the photo, 1 the full style.")
+    preserve_colour: bool = Field(False, description="Keep the photo's colours.")
     size: str = Field(
         "native",
         description="native, or 256, or 512x384 (width x height; scaled to cover, centre kept).",
@@ -55,7 +59,14 @@ class Settings(BaseModel):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="Of the network; auto: bf16 where the device has it."
     )
-    pack: str = Field("", description="A style pack of your own (.safetensors, or .pth).")
+    pack: str = Field(
+        "",
+        description="A style pack (.safetensors, or .pth) or a folder of packs; a path or a URL. "
+        "Empty: the shipped one and those that you added.",
+    )
+    require_rights: bool = Field(
+        False, description="Refuse styles whose cards do not say under what rights they are."
+    )
     max_pixels: int = Field(
         100_000_000, ge=1, description="An image with more pixels than this is a failed row."
     )

@@ -14,7 +14,8 @@ from pydantic import BaseModel, ValidationError
 from pipeline.errors import RequestError
 from pipeline.job import IDENTITY, Job
 from pipeline.storage import Storage, join, redact
-from pipeline.styles.pack import Pack
+from pipeline.styles.mix import styles_in
+from pipeline.styles.pack import RIGHTS, Pack
 
 RECORDED_VERSIONS = ("torch", "pillow", "numpy", "pyarrow")
 
@@ -24,7 +25,8 @@ class JobRecord(BaseModel):
 
     Args:
         job: the job's settings. rows: of it, when it was last planned.
-        carried: types of the manifest's own columns.
+        carried: types of the manifest's own columns. styles: of each that the job names, what
+            its card says of its painting and of its rights.
     """
 
     job: dict[str, Any]
@@ -32,6 +34,7 @@ class JobRecord(BaseModel):
     model_digest: str
     rows: int
     carried: dict[str, str]
+    styles: dict[str, dict[str, str]]
     versions: dict[str, str]
 
 
@@ -100,6 +103,11 @@ class Output:
             model_digest=pack.digest,
             rows=rows,
             carried={field.name: str(field.type) for field in carried},
+            styles={
+                card.name: {key: getattr(card, key) for key in RIGHTS}
+                for card in pack.cards
+                if card.name in styles_in(job.style)
+            },
             versions={"python": platform.python_version()}
             | {name: version(name) for name in RECORDED_VERSIONS},
         )

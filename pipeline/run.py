@@ -14,8 +14,9 @@ from pipeline.plan import Plan, Shard, plan_shards
 from pipeline.results import Summary
 from pipeline.spool import ShardRef, write_plan
 from pipeline.storage import Storage, absolute, join
-from pipeline.styles.mix import parse_style
-from pipeline.styles.pack import Pack, find_pack
+from pipeline.styles.library import choose_pack, packs_at
+from pipeline.styles.mix import styles_in
+from pipeline.styles.pack import SHIPPED, Pack
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,10 @@ def prepare(job: Job) -> Request:
     """
     job = job.resolved()
     storage = open_storage(job)
-    pack = find_pack(job.pack)
-    parse_style(job.style, pack.names)
+    pack = choose_pack(packs_at(job.pack, storage), job.style)
+    job = job.model_copy(update={"pack": "" if pack.path == SHIPPED else str(pack.path)})
+    if job.require_rights:
+        _check_rights(pack, job)
     storage.check(job.out)
     manifest = open_manifest(
         storage, job.source, out=job.out, reserved=RESERVED, allow_schemes=job.allow_scheme
@@ -60,6 +63,15 @@ def prepare(job: Job) -> Request:
     output = Output(storage, job.out)
     output.check(job, pack, manifest.carried)
     return Request(job, storage, pack, manifest, output)
+
+
+def _check_rights(pack: Pack, job: Job) -> None:
+    for card in pack.cards:
+        if card.name in styles_in(job.style) and not card.rights:
+            raise RequestError(
+                f"--require-rights: the card of '{card.name}' does not say under what rights it "
+                "may be used; restyle styles add FILE --rights ... tells"
+            )
 
 
 def preview(request: Request) -> Plan:
@@ -90,9 +102,9 @@ def begin(request: Request) -> tuple[Plan, list[ShardRef]]:
 
 def _shards(request: Request, plan: Plan) -> Iterator[Shard]:
     ledger = Ledger(request.storage, request.job.out)
-    return plan_shards(
-        request.manifest, ledger, request.job, request.digest, request.pack.names, plan
-    )
+    cards = request.pack.cards
+    names = [card.name for card in cards if card.rights or not request.job.require_rights]
+    return plan_shards(request.manifest, ledger, request.job, request.digest, names, plan)
 
 
 def end(request: Request, summary: Summary) -> None:

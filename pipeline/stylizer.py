@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.codec import Pixels
+from pipeline.colour import with_colour_of
 from pipeline.errors import RequestError, RowError
 from pipeline.styles.mix import Mix
 from pipeline.styles.pack import Pack
@@ -55,12 +56,19 @@ class Stylizer:
 
     Args:
         pack: the style pack.
-        device, precision: as in Settings.
+        device, precision, preserve_colour: as in Settings.
     """
 
-    def __init__(self, pack: Pack, device: str = "auto", precision: str = "auto") -> None:
+    def __init__(
+        self,
+        pack: Pack,
+        device: str = "auto",
+        precision: str = "auto",
+        preserve_colour: bool = False,
+    ) -> None:
         self.device = pick_device(device)
         self.dtype = pick_dtype(precision, self.device)
+        self._preserve_colour = preserve_colour
         self._names = pack.names
         self._network = pack.load().to(self.device).to(memory_format=torch.channels_last)
         for module in self._network.modules():
@@ -114,6 +122,8 @@ class Stylizer:
         inputs = _padded(given.to(self.dtype) / 255.0, self._network.stride)
         styled = self._network(inputs, self._weights(mixes))[:, :, :height, :width]
         styled = styled.float().clamp_(0.0, 1.0)
+        if self._preserve_colour:
+            styled = with_colour_of(given / 255.0, styled)
         if min(strengths) < 1.0:
             strength = torch.tensor(strengths, device=self.device)[:, None, None, None]
             styled = torch.lerp(given / 255.0, styled, strength)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -35,6 +36,18 @@ def parse_style(expression: str, names: Sequence[str]) -> list[Mix]:
         RequestError: an unknown name, or weights that are not positive numbers.
     """
     return [_parse_blend(choice, expression, names) for choice in expression.split(",")]
+
+
+def styles_in(expression: str) -> set[str]:
+    """The names that a style expression mentions."""
+    parts = expression.replace("+", ",").split(",")
+    return {part.partition(":")[0].strip() for part in parts}
+
+
+def check_style_name(name: str) -> None:
+    """Raise a ValueError if a style cannot be called ``name``."""
+    if not re.fullmatch(r"[^\s,+:/\\]+", name):
+        raise ValueError(f"'{name}' cannot name a style: it has one of , + : / \\ or a space")
 
 
 def _parse_blend(choice: str, expression: str, names: Sequence[str]) -> Mix:

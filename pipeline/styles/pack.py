@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 
 SHIPPED = Path(__file__).parent / "classics.safetensors"
 
+# What the PyTorch examples call their checkpoints.
+CHECKPOINTS = (".pth", ".pt", ".model")
+
+RIGHTS = ("title", "artist", "year", "rights", "source")
+
 
 @dataclass(frozen=True)
 class Card:
@@ -71,25 +76,32 @@ class Pack:
         Raises:
             RequestError: the weights do not fit the network that the pack names.
         """
-        import torch
-        from safetensors.torch import load_file
-
         from pipeline.networks.fast import FastTransformNet
         from pipeline.networks.johnson import from_example_checkpoint
 
         try:
             if self.network == "johnson":
-                state = torch.load(self.path, map_location="cpu", weights_only=True)
-                return from_example_checkpoint(state)
+                return from_example_checkpoint(self.weights())
             if self.network != "fast" or self.config["styles"] != len(self.cards):
                 raise ValueError(f"a network '{self.network}' of {len(self.cards)} styles")
             network = FastTransformNet(**self.config)
-            network.load_state_dict(load_file(self.path))
+            network.load_state_dict(self.weights())
         except Exception as error:  # whatever a foreign file can provoke
             raise RequestError(
                 f"{self.path}: the weights cannot be loaded: {describe(error)}"
             ) from error
         return network.eval()
+
+    def weights(self) -> dict[str, Tensor]:
+        """What is in the file, under the file's own names."""
+        if self.path.suffix in CHECKPOINTS:
+            import torch
+
+            state: dict[str, Tensor] = torch.load(self.path, map_location="cpu", weights_only=True)
+            return state
+        from safetensors.torch import load_file
+
+        return load_file(self.path)
 
 
 def read_pack(path: Path) -> Pack:
@@ -100,7 +112,7 @@ def read_pack(path: Path) -> Pack:
     """
     if not path.is_file():
         raise RequestError(f"no style pack at {path}")
-    if path.suffix in (".pth", ".pt", ".model"):
+    if path.suffix in CHECKPOINTS:
         return Pack(path, "johnson", {}, (Card(path.stem, source=path.name),))
     try:
         with safe_open(path, framework="numpy") as file:
@@ -122,17 +134,20 @@ def save_pack(path: Path, network: FastTransformNet, cards: Sequence[Card]) -> N
     _write(path, network.state_dict(), "fast", network.config, cards)
 
 
-def save_cards(pack: Pack, cards: Sequence[Card]) -> None:
-    """Give a pack other cards; its weights stay as they are.
+def copy_pack(pack: Pack, path: Path, cards: Sequence[Card]) -> None:
+    """Write a pack with other cards; its weights stay as they are.
 
     Raises:
         ValueError: not one card for each style.
     """
-    from safetensors.torch import load_file
-
     if len(cards) != len(pack.cards):
         raise ValueError(f"{len(pack.cards)} styles but {len(cards)} cards")
-    _write(pack.path, load_file(pack.path), pack.network, pack.config, cards)
+    _write(path, pack.weights(), pack.network, pack.config, cards)
+
+
+def find_pack(path: str) -> Pack:
+    """The pack at ``path``; the shipped one if ``path`` is empty."""
+    return read_pack(Path(path).expanduser() if path else SHIPPED)
 
 
 def _write(
@@ -150,8 +165,3 @@ def _write(
     metadata = {"restyle": json.dumps(header, ensure_ascii=False)}
     laid_out = {name: tensor.contiguous() for name, tensor in weights.items()}
     path.write_bytes(save(laid_out, metadata=metadata))
-
-
-def find_pack(path: str) -> Pack:
-    """The pack at ``path``; the shipped one if ``path`` is empty."""
-    return read_pack(Path(path).expanduser() if path else SHIPPED)

@@ -7,6 +7,8 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from pipeline.styles.mix import check_style_name
+
 STEPS = 4000
 STEPS_TO_ADD = 400
 
@@ -85,8 +87,7 @@ class TrainConfig(TrainSettings):
         if len(set(names)) < len(names):
             raise ValueError(f"two styles have one name: {', '.join(names)}")
         for name in names:
-            if any(sign in name for sign in ",+: "):
-                raise ValueError(f"'{name}' cannot name a style: it has one of , + : or a space")
+            check_style_name(name)
         return self
 
     @model_validator(mode="after")

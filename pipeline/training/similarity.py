@@ -6,18 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pipeline.colour import luminance
+
 WINDOW, SIGMA = 11, 1.5
 # (0.01 L)^2 and (0.03 L)^2 for values in 0..1.
 C1, C2 = 0.01**2, 0.03**2
-
-# ITU-R BT.601
-LUMA = (0.299, 0.587, 0.114)
-
-
-def luminance(images: Tensor) -> Tensor:
-    """(B, 3, H, W) RGB -> (B, 1, H, W)."""
-    weights = images.new_tensor(LUMA)[None, :, None, None]
-    return (images * weights).sum(1, keepdim=True)
 
 
 def ssim(a: Tensor, b: Tensor) -> Tensor:

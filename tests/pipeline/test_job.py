@@ -112,7 +112,8 @@ def test_an_option_without_a_value_is_refused() -> None:
 
 
 RESULTS_DEPEND_ON = {
-    "style", "strength", "size", "format", "quality", "variants", "seed", "precision"
+    "style", "strength", "preserve_colour", "size", "format", "quality", "variants", "seed",
+    "precision",
 }  # fmt: skip
 
 CHANGES: dict[str, Any] = {
@@ -120,6 +121,8 @@ CHANGES: dict[str, Any] = {
     "out": "elsewhere",
     "style": "wave,starry",
     "strength": 0.5,
+    "preserve_colour": True,
+    "require_rights": True,
     "size": "256",
     "format": "png",
     "quality": 80,

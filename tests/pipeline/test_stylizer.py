@@ -7,6 +7,7 @@ import sys
 import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 from pipeline.codec import Pixels
 from pipeline.errors import RequestError, RowError
@@ -94,6 +96,35 @@ def test_strengths_between_lie_between(stylizer: Stylizer) -> None:
     photos = pictures(1).repeat(3, axis=0)
     photo, half, full = stylizer(photos, [RED] * 3, [0.0, 0.5, 1.0]).astype(int)
     assert difference(half, (photo + full) / 2) <= 1
+
+
+def test_more_strength_is_farther_from_the_photo(stylizer: Stylizer) -> None:
+    strengths = [n / 10 for n in range(11)]
+    photos = pictures(1).repeat(11, axis=0)
+    results = stylizer(photos, [RED] * 11, strengths).astype(int)
+    distances = [np.abs(result - photos[0]).mean() for result in results]
+    assert distances[0] == 0
+    assert all(less < more for less, more in pairwise(distances))
+
+
+def test_the_photos_colours_are_kept_if_so_wished(pack: str) -> None:
+    photos = np.clip(pictures(2), 90, 165)  # where nothing has to be clamped
+    photos[1] = photos[1].mean(axis=2, keepdims=True).astype(np.uint8)
+    keeping = Stylizer(read_pack(Path(pack)), "cpu", "fp32", preserve_colour=True)
+    plain = Stylizer(read_pack(Path(pack)), "cpu", "fp32")
+    mixes, strengths = [RED] * 2, [1.0] * 2
+    results = [stylizer(photos, mixes, strengths) for stylizer in (keeping, plain)]
+    kept, other = (
+        np.stack([np.asarray(Image.fromarray(image).convert("YCbCr"), int) for image in result])
+        for result in results
+    )
+    given = np.stack([np.asarray(Image.fromarray(photo).convert("YCbCr"), int) for photo in photos])
+    inside = ((results[0] > 0) & (results[0] < 255)).all(axis=3)
+    assert inside.mean() > 0.3
+    assert np.abs(kept - given)[..., 1:][inside].max() <= 2
+    assert np.abs(kept - other)[..., 0][inside].max() <= 2
+    assert np.abs(kept - given)[..., 0].mean() > 5
+    assert np.ptp(results[0][1].astype(int), axis=2).max() <= 1  # a grey photo stays grey
 
 
 def test_each_image_has_its_own_style_and_strength(stylizer: Stylizer) -> None:

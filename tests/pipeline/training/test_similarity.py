@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.training.similarity import gradient_magnitude, gradient_ssim, luminance, ssim
+from pipeline.colour import luminance
+from pipeline.training.similarity import gradient_magnitude, gradient_ssim, ssim
 
 
 def noise(seed: int, side: int = 20) -> Tensor:
