@@ -70,7 +70,7 @@ def _tagged(tag: str) -> Iterator[None]:
 def _do_shards(job: Job, plan: Plan, refs: list[ShardRef], summary: Summary) -> None:
     """Do all shards; stop early if it is no use."""
     tracker = Tracker(plan)
-    progress = ProgressArtifact()
+    progress = ProgressArtifact("stylize-progress")
     pool = WorkerPool(job, devices_for(job, len(refs)))
     finished: queue.Queue[PrefectFuture[ShardResult]] = queue.Queue()
     waiting = iter(refs)
@@ -81,7 +81,7 @@ def _do_shards(job: Job, plan: Plan, refs: list[ShardRef], summary: Summary) -> 
     def look(last: bool = False) -> None:
         snapshot = tracker.snapshot()
         watcher.get()(snapshot)
-        progress.show(snapshot, last)
+        progress.show(snapshot.percent, str(snapshot), last)
 
     running = 0
     try:

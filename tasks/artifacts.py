@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import html
+import io
 import time
 from collections.abc import Iterable
 from uuid import UUID
 
+from PIL import Image
 from prefect.artifacts import (
     create_markdown_artifact,
     create_progress_artifact,
@@ -19,40 +21,50 @@ from pipeline.results import Summary
 from pipeline.run import Request
 from pipeline.storage import redact
 from pipeline.text import plural, size, span
-from tasks.progress import Snapshot
 
 # Seconds between two updates of the progress artifact: each is a request to the API.
 UPDATE_EVERY = 2.0
 
 FAILURES_SHOWN = 50
 
+# Pixels; the API takes half a megabyte, as text.
+PREVIEW_WIDTH, PREVIEW_HEIGHT = 1000, 2400
+
 
 class ProgressArtifact:
-    """A bar in the UI that moves while the run goes on; made when there is something to show."""
+    """A bar in the UI that moves while the run goes on; made when there is something to show.
 
-    def __init__(self) -> None:
+    Args:
+        key: of the artifact; those of one key are each other's history.
+    """
+
+    def __init__(self, key: str) -> None:
+        self._key = key
         self._id: UUID | None = None
         self._updated = 0.0
 
-    def show(self, snapshot: Snapshot, last: bool = False) -> None:
-        """Show how far the run is; does nothing if it was shown a moment ago."""
+    def show(self, percent: float, text: str, last: bool = False) -> None:
+        """Show how far the run is, 0 to 100; does nothing if it was shown a moment ago."""
         now = time.monotonic()
         if not last and now - self._updated < UPDATE_EVERY:
             return
         self._updated = now
-        text = f"{snapshot.done + snapshot.failed:,} of {snapshot.rows:,} images"
-        if snapshot.failed:
-            text += f", {snapshot.failed:,} failed"
-        if snapshot.rate:
-            text += f", {snapshot.rate:,.0f} images/s"
-        if snapshot.remaining and not last:
-            text += f", {span(snapshot.remaining)} left"
-        progress = round(snapshot.percent, 1)
+        progress = round(percent, 1)
         if self._id is None:
-            made = create_progress_artifact(progress, key="stylize-progress", description=text)
+            made = create_progress_artifact(progress, key=self._key, description=text)
             self._id = made if isinstance(made, UUID) else None
         else:
             update_progress_artifact(self._id, progress, description=text)
+
+
+def publish_preview(sheet: Image.Image, text: str) -> None:
+    """What the styles of a training run make of some photos by now."""
+    small = sheet.copy()
+    small.thumbnail((PREVIEW_WIDTH, PREVIEW_HEIGHT))
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=80)
+    page = f"{text}\n\n![photos above, paintings on the left]({data_uri(buffer.getvalue())})"
+    create_markdown_artifact(page, key="train-preview", description=text)
 
 
 def publish_summary(request: Request, summary: Summary) -> None:

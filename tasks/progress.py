@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from pipeline.plan import Plan
 from pipeline.results import ShardResult
+from pipeline.text import span
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,17 @@ class Snapshot:
     failed: int
     rate: float
     remaining: float | None
+
+    def __str__(self) -> str:
+        finished = self.done + self.failed
+        text = f"{finished:,} of {self.rows:,} images"
+        if self.failed:
+            text += f", {self.failed:,} failed"
+        if self.rate:
+            text += f", {self.rate:,.0f} images/s"
+        if self.remaining and finished < self.rows:
+            text += f", {span(self.remaining)} left"
+        return text
 
     @property
     def percent(self) -> float:
