@@ -125,8 +125,8 @@ class Stylizer:
         if self._preserve_colour:
             styled = with_colour_of(given / 255.0, styled)
         if min(strengths) < 1.0:
-            strength = torch.tensor(strengths, device=self.device)[:, None, None, None]
-            styled = torch.lerp(given / 255.0, styled, strength)
+            strength = torch.tensor(strengths, dtype=torch.float32, device=self.device)
+            styled = torch.lerp(given / 255.0, styled, strength[:, None, None, None])
         result = styled.mul(255.0).round_().to(torch.uint8)
         pixels: Pixels = result.permute(0, 2, 3, 1).contiguous().cpu().numpy()
         return pixels

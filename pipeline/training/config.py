@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pipeline.styles.mix import check_style_name
 
 STEPS = 4000
-STEPS_TO_ADD = 400
+STEPS_TO_ADD = 300
 
 
 class TrainSettings(BaseModel):

@@ -33,7 +33,9 @@ from pipeline.training.losses import (
     Statistics,
     content_distance,
     feature_distance,
+    lattice_loss,
     range_loss,
+    smoothness_loss,
     statistics,
     total_variation,
     variation_hinge,
@@ -43,8 +45,13 @@ from pipeline.training.preview import preview
 from pipeline.training.similarity import gradient_ssim, ssim
 
 WARM_UP = 30  # steps
+
+# Rows alone can be learnt so many times as fast as the whole network.
+ROWS_FASTER = 10.0
 MAX_GRADIENT = 10.0
 RANGE_WEIGHT = 2.0
+SMOOTHNESS_WEIGHT = 6.0
+LATTICE_WEIGHT = 10.0
 
 # The average of the weights forgets in about so many steps.
 AVERAGED = 1000
@@ -118,7 +125,8 @@ class Trainer:
             self._network.styles.requires_grad_(True)
         self.average = deepcopy(self._network).requires_grad_(False)
         learnt = [weight for weight in self._network.parameters() if weight.requires_grad]
-        self._optimizer = torch.optim.Adam(learnt, lr=config.learning_rate)
+        self._learning_rate = config.learning_rate * (ROWS_FASTER if config.add_to else 1.0)
+        self._optimizer = torch.optim.Adam(learnt, lr=self._learning_rate)
         self._content_weights = ContentWeights(
             len(config.names), CONTENT_TARGETS[config.strength_target], config.content_weight,
             self.device,
@@ -191,7 +199,7 @@ class Trainer:
     def _train_on(self, photos: Pixels) -> Step:
         config = self.config
         for group in self._optimizer.param_groups:
-            group["lr"] = config.learning_rate * self._schedule()
+            group["lr"] = self._learning_rate * self._schedule()
         mix = self._draw(len(photos))
         given = as_input(photos, self.device)
         with torch.autocast(self.device.type, self._dtype, self._dtype != torch.float32):
@@ -219,6 +227,8 @@ class Trainer:
             style
             + self._content_weights.of(mix) * content
             + config.variation_weight * variation
+            + SMOOTHNESS_WEIGHT * smoothness_loss(results, given)
+            + LATTICE_WEIGHT * lattice_loss(results)
             + RANGE_WEIGHT * range_loss(results)
         ).mean()
         self._learn(loss)

@@ -19,6 +19,12 @@ EPS = 1e-5
 # relu1_1 .. relu5_1; the last layer has few positions, so its statistics are noisy.
 LAYER_WEIGHTS = (1.0, 1.0, 1.0, 1.0, 0.5)
 
+# Side of the blocks that smoothness_loss looks at, pixels, and what is an edge between them.
+SMOOTH_OVER, EDGE = 8, 0.03
+
+# Side of the regions that lattice_loss looks at, in steps of 4 pixels.
+LATTICE_OVER = 14
+
 CONTENT_LAYER = 3  # relu4_1, Huang and Belongie 2017, "Arbitrary Style Transfer in Real-time"
 
 
@@ -132,6 +138,38 @@ def variation_hinge(images: Tensor, painting: Tensor) -> Tensor:
     total variation ``painting``, (B,), forbids that without smoothing the strokes away.
     """
     return F.relu(total_variation(images) / painting - 1.0)
+
+
+def smoothness_loss(images: Tensor, photos: Tensor) -> Tensor:
+    """How much a picture changes in the large where the photo does not, (B,).
+
+    The edge-aware smoothness of Godard et al. 2017, "Unsupervised Monocular Depth Estimation
+    with Left-Right Consistency", eq. 3, between blocks of 8 pixels: strokes are free, moons and
+    clouds that the photo knows nothing of are not.
+
+    Args:
+        images, photos: (B, 3, H, W), in 0..1, H and W at least 16.
+    """
+    a, b = (F.avg_pool2d(x.float(), SMOOTH_OVER) for x in (images, photos))
+    total = torch.zeros(len(a), device=a.device)
+    for axis in (2, 3):
+        change, edge = (x.diff(dim=axis).abs().mean(1) for x in (a, b))
+        total = total + (change * torch.exp(-edge / EDGE)).flatten(1).mean(1)
+    return total
+
+
+def lattice_loss(images: Tensor) -> Tensor:
+    """How much the four by four pixels differ that a network with stride 4 makes at once, (B,).
+
+    In photos they are alike on the average over a region; where they are not, there is a screen
+    over the picture (Odena et al. 2016, "Deconvolution and Checkerboard Artifacts").
+
+    Args:
+        images: (B, 3, H, W), H and W multiples of 4 and at least 64.
+    """
+    regions = F.avg_pool2d(F.pixel_unshuffle(images.float(), 4), LATTICE_OVER)
+    phases = regions.reshape(len(images), 3, 16, -1)
+    return (phases - phases.mean(2, keepdim=True)).abs().flatten(1).mean(1)
 
 
 def range_loss(images: Tensor) -> Tensor:

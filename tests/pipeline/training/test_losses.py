@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.training.losses import (
@@ -15,7 +16,9 @@ from pipeline.training.losses import (
     content_distance,
     feature_distance,
     gram_terms,
+    lattice_loss,
     range_loss,
+    smoothness_loss,
     statistics,
     statistics_terms,
     total_variation,
@@ -210,6 +213,45 @@ def test_variation_is_forbidden_only_above_the_paintings() -> None:
     images[:, :, :, ::2] = 1.0
     hinge = variation_hinge(images, torch.tensor([2.0, 1.0, 0.4]))
     assert hinge.tolist() == pytest.approx([0.0, 0.0, 1.5])
+
+
+def blobs(seed: int = 0) -> Tensor:
+    """Pictures that change in the large, in steps of 16 pixels."""
+    coarse = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
+    return coarse.repeat_interleave(16, 2).repeat_interleave(16, 3)
+
+
+def test_what_the_photo_does_not_have_in_the_large_is_not_smooth() -> None:
+    flat, photo = torch.full((2, 3, 64, 64), 0.5), blobs(0)
+    on_flat, on_own, none = (
+        smoothness_loss(a, b) for a, b in ((photo, flat), (photo, photo), (flat, photo))
+    )
+    assert none.max() == 0
+    assert (on_own < 0.3 * on_flat).all()
+    a = F.avg_pool2d(photo, 8)
+    expected = sum(a.diff(dim=axis).abs().mean((1, 2, 3)) for axis in (2, 3))
+    torch.testing.assert_close(on_flat, expected)
+
+
+def test_strokes_are_smooth() -> None:
+    flat, strokes = torch.full((1, 3, 64, 64), 0.5), torch.zeros(1, 3, 64, 64)
+    strokes[..., ::4] = strokes[..., 1::4] = 1.0
+    assert smoothness_loss(strokes, flat).item() == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("period", [2, 4])
+def test_a_screen_over_the_picture_is_a_lattice(period: int) -> None:
+    screen = torch.zeros(1, 3, 64, 64)
+    screen[..., ::period] = 0.4
+    share = 1 / period
+    expected = 2 * 0.4 * share * (1 - share)  # the mean deviation of such a wave
+    assert lattice_loss(screen).item() == pytest.approx(expected, rel=1e-4)
+    noise = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 0.4
+    assert lattice_loss(noise).item() < 0.05 * expected
+
+
+def test_what_changes_from_step_to_step_is_no_lattice() -> None:
+    assert lattice_loss(blobs()).max() < 1e-6
 
 
 def test_leaving_the_range_costs_the_distance() -> None:
