@@ -45,7 +45,9 @@ class TrainSettings(BaseModel):
         0, ge=0, description=f"Batches to train on; 0: {STEPS}, or {STEPS_TO_ADD} to add styles."
     )
     batch: int = Field(4, ge=1, description="Photos in a batch.")
-    crop: int = Field(224, ge=64, description="Side of the crops of the photos, pixels.")
+    crop: int = Field(
+        224, ge=64, multiple_of=4, description="Side of the crops of the photos, pixels."
+    )
     style_size: int = Field(
         512, ge=64, description="Longer side of the paintings, pixels; larger: larger strokes."
     )
@@ -88,6 +90,15 @@ class TrainConfig(TrainSettings):
             raise ValueError(f"two styles have one name: {', '.join(names)}")
         for name in names:
             check_style_name(name)
+        return self
+
+    @model_validator(mode="after")
+    def _crops_for_all_scales(self) -> Self:
+        least = 32 * 2 ** (self.style_scales - 1)
+        if self.crop < least:
+            raise ValueError(
+                f"--style-scales {self.style_scales} needs a --crop of {least} or more"
+            )
         return self
 
     @model_validator(mode="after")

@@ -393,6 +393,8 @@ def test_styles_are_called_by_their_files_or_as_told(make: Make) -> None:
         ({"add_to": "a", "start_from": "b"}, "exclude each other"),
         ({"strength_target": "much"}, "strength_target"),
         ({"crop": 32}, "crop"),
+        ({"crop": 226}, "crop"),
+        ({"crop": 64, "style_scales": 3}, "--crop of 128"),
         ({"style_loss": "mse"}, "style_loss"),
         ({"epochs": 3}, "epochs"),
     ],
