@@ -66,7 +66,7 @@ class ShardWorker:
         self.storage = storage
         self._ledger = Ledger(storage, job.out)
         self._images = join(job.out, "images")
-        self._stylizer = Stylizer(pack, job.device, job.precision, job.preserve_colour)
+        self._stylizer = Stylizer(pack, job.device, job.precision, job.preserve_colour, threads)
         self._mixes = cache(lambda style: parse_style(style, pack.names))
         self._model_digest = pack.digest
         self._job_digest = job.digest(pack.digest)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
+import threading
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,13 +15,18 @@ from torch import Tensor, nn
 from pipeline.codec import Pixels
 from pipeline.colour import with_colour_of
 from pipeline.errors import RequestError, RowError
+from pipeline.networks.fast import FastTransformNet
 from pipeline.styles.mix import Mix
 from pipeline.styles.pack import Pack
+from pipeline.tiling import StripNetwork
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 # Below this the reflecting borders of the network would be wider than what they reflect.
 MIN_SIDE = 32
+
+# An image of more pixels than this is done in strips: less memory, and all cores for it.
+IN_ONE_PIECE = {"cpu": 2048 * 2048, "cuda": 8192 * 8192}
 
 # Pixels in a batch: enough to fill the device, few enough to stay in its caches.
 BATCH_PIXELS = {"cpu": 4 * 256 * 256, "cuda": 64 * 256 * 256}
@@ -57,6 +65,7 @@ class Stylizer:
     Args:
         pack: the style pack.
         device, precision, preserve_colour: as in Settings.
+        threads: for the strips of an image that is not done in one piece.
     """
 
     def __init__(
@@ -65,11 +74,14 @@ class Stylizer:
         device: str = "auto",
         precision: str = "auto",
         preserve_colour: bool = False,
+        threads: int = 1,
     ) -> None:
         self.device = pick_device(device)
         self.dtype = pick_dtype(precision, self.device)
         self._preserve_colour = preserve_colour
         self._names = pack.names
+        self._strip_threads = threads
+        self._one_in_strips = threading.Lock()
         self._network = pack.load().to(self.device).to(memory_format=torch.channels_last)
         for module in self._network.modules():
             # The styles stay float32, and so do the statistics of the normalization.
@@ -101,18 +113,25 @@ class Stylizer:
         Raises:
             RowError: not even one image fits into the device's memory.
         """
-        try:
-            return self._stylize(photos, mixes, strengths)
-        except RuntimeError as error:
-            if not _is_out_of_memory(error):
-                raise
-            if len(photos) == 1:
-                height, width = photos.shape[1:3]
-                raise RowError("resource", f"no memory to stylize {width}x{height}") from error
+        height, width = photos.shape[1:3]
+        # Of another network it is not known what a strip needs of its neighbours.
+        network = self._network if isinstance(self._network, FastTransformNet) else None
+        if min(height, width) < MIN_SIDE:
+            network = None
+        if not network or height * width <= IN_ONE_PIECE[self.device.type]:
+            try:
+                return self._stylize(photos, mixes, strengths)
+            except RuntimeError as error:
+                if not _is_out_of_memory(error):
+                    raise
         # Not inside the except: the error holds on to what did not fit.
-        half = len(photos) // 2
-        parts = [slice(0, half), slice(half, None)]
-        return np.concatenate([self(photos[p], mixes[p], strengths[p]) for p in parts])
+        if len(photos) > 1:
+            half = len(photos) // 2
+            parts = [slice(0, half), slice(half, None)]
+            return np.concatenate([self(photos[p], mixes[p], strengths[p]) for p in parts])
+        if network:
+            return self._in_strips(network, photos[0], mixes[0], strengths[0])[None]
+        raise RowError("resource", f"no memory to stylize {width}x{height}")
 
     @torch.inference_mode()
     def _stylize(self, photos: Pixels, mixes: Sequence[Mix], strengths: Sequence[float]) -> Pixels:
@@ -121,6 +140,35 @@ class Stylizer:
         height, width = photos.shape[1:3]
         inputs = _padded(given.to(self.dtype) / 255.0, self._network.stride)
         styled = self._network(inputs, self._weights(mixes))[:, :, :height, :width]
+        return self._finished(given, styled, strengths)
+
+    def _in_strips(
+        self, network: FastTransformNet, photo: Pixels, mix: Mix, strength: float
+    ) -> Pixels:
+        """Stylize one image, (H, W, 3) uint8, that is too large to be done in one piece."""
+        style = (self._weights([mix]) @ network.styles.detach())[0]
+        # One at a time: the memory is for one.
+        with self._one_in_strips, tempfile.TemporaryDirectory(prefix="restyle-") as scratch:
+            try:
+                result = np.empty_like(photo)
+
+                def finish(styled: Tensor, rows: tuple[int, int]) -> None:
+                    part = slice(*rows)
+                    given = torch.from_numpy(photo[None, part]).to(self.device)
+                    given = given.permute(0, 3, 1, 2)
+                    result[part] = self._finished(given, styled, [strength])[0]
+
+                strips = StripNetwork(network, style, photo, self._strip_threads, Path(scratch))
+                strips.run(finish)
+            except (RuntimeError, MemoryError) as error:
+                if isinstance(error, RuntimeError) and not _is_out_of_memory(error):
+                    raise
+                height, width = photo.shape[:2]
+                raise RowError("resource", f"no memory to stylize {width}x{height}") from error
+        return result
+
+    def _finished(self, given: Tensor, styled: Tensor, strengths: Sequence[float]) -> Pixels:
+        """Results from photos, (B, 3, H, W) uint8, and what the network makes of them."""
         styled = styled.float().clamp_(0.0, 1.0)
         if self._preserve_colour:
             styled = with_colour_of(given / 255.0, styled)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -99,6 +101,12 @@ class FastTransformNet(nn.Module):
         self.out.weight.data.copy_(one_phase.repeat_interleave(4, dim=0))
         if self.out.bias is not None:
             nn.init.constant_(self.out.bias, 0.5)
+
+    def blocks(self) -> Iterator[tuple[StyledConv, StyledConv]]:
+        """The convolutions of the residual blocks."""
+        for block in self.body:
+            if isinstance(block, StyledBlock):
+                yield block.first, block.second
 
     def with_styles(self, rows: Tensor) -> FastTransformNet:
         """The same network with other styles, (styles, row length)."""

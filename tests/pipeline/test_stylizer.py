@@ -21,7 +21,7 @@ from pipeline.codec import Pixels
 from pipeline.errors import RequestError, RowError
 from pipeline.styles.mix import Mix, parse_style
 from pipeline.styles.pack import find_pack, read_pack
-from pipeline.stylizer import Stylizer, pick_device, pick_dtype
+from pipeline.stylizer import IN_ONE_PIECE, Stylizer, pick_device, pick_dtype
 from tests.conftest import picture
 
 RED, GREEN, BLUE = (Mix({name: 1.0}) for name in ("red", "green", "blue"))
@@ -273,12 +273,39 @@ def test_the_memory_of_a_batch_that_did_not_fit_is_free_before_the_next_attempt(
     assert crowded[1] == [False, False]
 
 
-def test_one_image_that_does_not_fit_is_a_matter_of_resources(
+def test_one_image_that_does_not_fit_is_done_in_strips(
+    crowded: tuple[Stylizer, list[bool]], stylizer: Stylizer
+) -> None:
+    photo = pictures(1, 104)
+    result = crowded[0](photo, [RED], [0.5])
+    assert difference(result, stylizer(photo, [RED], [0.5])) <= 1
+
+
+def test_one_image_that_does_not_fit_in_strips_either_is_a_matter_of_resources(
     crowded: tuple[Stylizer, list[bool]],
 ) -> None:
-    with pytest.raises(RowError, match="no memory to stylize 104x40") as caught:
-        crowded[0](pictures(1, 104), [RED], [1.0])
-    assert caught.value.error_class == "resource"
+    for photo in (pictures(1, 104), pictures(1, 104, 24)):  # the second is too low for strips
+
+        def no_room(*_: object) -> None:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+        crowded[0]._network.down1.conv.register_forward_pre_hook(no_room)
+        with pytest.raises(RowError, match="no memory to stylize 104x") as caught:
+            crowded[0](photo, [RED], [1.0])
+        assert caught.value.error_class == "resource"
+
+
+def test_a_large_image_is_done_in_strips(
+    pack: str, stylizer: Stylizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos = pictures(2, 301, 203)
+    mixes, strengths = [RED, GREEN], [1.0, 0.3]
+    whole = stylizer(photos, mixes, strengths)
+    monkeypatch.setitem(IN_ONE_PIECE, "cpu", 300 * 200)
+    calls: list[int] = []
+    stylizer._network.register_forward_pre_hook(lambda *_: calls.append(1))
+    assert difference(stylizer(photos, mixes, strengths), whole) <= 1
+    assert not calls
 
 
 OUT_OF_MEMORY = """
@@ -288,7 +315,7 @@ from pathlib import Path
 from pipeline.errors import RowError
 from pipeline.styles.mix import Mix
 from pipeline.styles.pack import read_pack
-from pipeline.stylizer import Stylizer
+from pipeline.stylizer import IN_ONE_PIECE, Stylizer
 
 stylizer = Stylizer(read_pack(Path(sys.argv[1])), "cpu", "fp32")
 mixes = [Mix({"red": 1.0})]

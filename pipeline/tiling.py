@@ -1,0 +1,228 @@
+"""Images too large for one piece: the network layer by layer, each in strips of rows.
+
+Instance normalization needs statistics of the whole image, so tiles that are normalized on their
+own leave seams. Here every layer is done for the whole image before the next begins: its strips
+add up to the exact statistics, and a strip needs of its neighbours only the rows under the edge of
+one kernel. Activations are kept at a quarter of the resolution alone; those at half of it are made
+twice, which costs little and saves most of the memory. The result is that of the image in one
+piece.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.codec import Pixels
+from pipeline.networks.fast import FastTransformNet, StyledConv
+from pipeline.networks.norm import EPS
+
+# Pixels of the image in a strip: enough to be busy with, few enough for the caches.
+STRIP_PIXELS = 512 * 1024
+
+# Activations of more bytes than this are kept in a file.
+IN_MEMORY = 1 << 30
+
+Span = tuple[int, int]
+Index = NDArray[np.int64]
+T = TypeVar("T")
+
+# Of the values of a strip: their sum and that of their squares, (C,) float64, and their number.
+Sums = tuple[Tensor, Tensor, int]
+
+
+class StripNetwork:
+    """A FastTransformNet in one style, for one image of any size.
+
+    Rows of activations are (1, C, rows, W), channels last; a span is the first of them and the
+    one after the last.
+
+    Args:
+        network: on its device, in its precision. style: (row length,), float32.
+        photo: (H, W, 3) uint8, H and W at least 32.
+        threads: strips to do at once.
+        scratch: folder for activations that are too many for memory.
+    """
+
+    def __init__(
+        self,
+        network: FastTransformNet,
+        style: Tensor,
+        photo: Pixels,
+        threads: int,
+        scratch: Path,
+    ) -> None:
+        self._network, self._style, self._photo = network, style, photo
+        self._threads, self._scratch = threads, scratch
+        self._dtype = network.out.weight.dtype
+        rows, columns = photo.shape[:2]
+        self._height, self._width = (
+            -(-n // network.stride) * network.stride for n in (rows, columns)
+        )
+        # Which of the photo's rows and columns stand where it is continued by reflection.
+        self._rows = _reflected(_reflected(np.arange(rows), 0, self._height - rows), 2, 2)
+        self._columns = _reflected(np.arange(columns), 0, self._width - columns)
+        self._half_rows = _reflected(np.arange(self._height // 2), 1, 1)
+        self._quarter_rows = _reflected(np.arange(self._height // 4), 1, 1)
+        self._down1, self._down2, self._up = (
+            _Layer(conv, style) for conv in (network.down1, network.down2, network.up)
+        )
+
+    def run(self, finish: Callable[[Tensor, Span], None]) -> None:
+        """Stylize the image.
+
+        Args:
+            finish: is given the result in strips, (1, 3, rows, W), in 0..1 but not clamped, and
+                their span; from several threads.
+        """
+        half, quarter = self._height // 2, self._height // 4
+        self._down1.learn(self._each(half, lambda span: _sums(self._enter(span))))
+        x, a, b = (self._plane(name) for name in ("x", "a", "b"))
+
+        def fill(plane: Tensor, layer: _Layer, rows: Callable[[Span], Tensor]) -> None:
+            """A layer's result for all rows, and its statistics."""
+
+            def do(span: Span) -> Sums:
+                result = layer(rows(span))
+                plane[:, :, slice(*span)] = result
+                return _sums(result)
+
+            layer.learn(self._each(quarter, do))
+
+        def rectify(span: Span) -> None:
+            rows = slice(*span)
+            x[:, :, rows] = self._down2.rectified(x[:, :, rows])
+
+        fill(x, self._down2, self._halve)
+        self._each(quarter, rectify)
+        for block in self._network.blocks():
+            first, second = (_Layer(conv, self._style) for conv in block)
+
+            def add(span: Span, layer: _Layer = second) -> None:
+                rows = slice(*span)
+                x[:, :, rows] += layer.normalized(b[:, :, rows])
+
+            def between(span: Span, layer: _Layer = first) -> Tensor:
+                return layer.rectified(self._around(a, span))
+
+            fill(a, first, lambda span: self._around(x, span))
+            fill(b, second, between)
+            self._each(quarter, add)
+        self._up.learn(self._each(half, lambda span: _sums(self._raise(x, span))))
+        self._each(half, lambda span: finish(*self._leave(x, span)))
+
+    def _each(self, rows: int, do: Callable[[Span], T]) -> list[T]:
+        """``do`` for all strips of the image at a resolution with so many rows."""
+        per_row = self._width * self._height // rows
+        height = max(4, STRIP_PIXELS // per_row)
+        spans = [(start, min(start + height, rows)) for start in range(0, rows, height)]
+        with ThreadPoolExecutor(self._threads) as pool:
+            return list(pool.map(torch.inference_mode()(do), spans))
+
+    def _plane(self, name: str) -> Tensor:
+        """Room for activations at a quarter of the resolution."""
+        shape = (1, self._height // 4, self._width // 4, self._network.config["quarter"])
+        size = int(np.prod(shape))
+        if self._style.device.type != "cpu" or size * self._dtype.itemsize <= IN_MEMORY:
+            plane = torch.empty(shape, dtype=self._dtype, device=self._style.device)
+        else:
+            file = str(self._scratch / name)
+            plane = torch.from_file(file, shared=True, size=size, dtype=self._dtype).view(shape)
+        return plane.permute(0, 3, 1, 2)
+
+    def _enter(self, span: Span) -> Tensor:
+        """Rows of the first layer's result, at half the resolution."""
+        start, stop = span
+        pixels = self._photo[self._rows[2 * start : 2 * stop + 4]][:, self._columns]
+        given = torch.from_numpy(pixels).to(self._style.device).permute(2, 0, 1)[None]
+        return self._down1(given.to(self._dtype) / 255.0)
+
+    def _halve(self, span: Span) -> Tensor:
+        """What the second layer needs for rows at a quarter of the resolution."""
+        start, stop = span
+        wanted = self._half_rows[2 * start : 2 * stop + 1]
+        return _taken(wanted, lambda rows: self._down1.rectified(self._enter(rows)))
+
+    def _around(self, plane: Tensor, span: Span) -> Tensor:
+        """Rows of a plane, and the one above and the one below."""
+        start, stop = span
+        return _taken(self._quarter_rows[start : stop + 2], lambda rows: plane[:, :, slice(*rows)])
+
+    def _raise(self, plane: Tensor, span: Span) -> Tensor:
+        """Rows of the last styled layer's result, at half the resolution."""
+        start, stop = span
+        wanted = self._half_rows[start : stop + 2] // 2
+        rows = _taken(wanted, lambda rows: plane[:, :, slice(*rows)])
+        return self._up(rows.repeat_interleave(2, dim=3))
+
+    def _leave(self, plane: Tensor, span: Span) -> tuple[Tensor, Span]:
+        """Rows of the result, and which of the photo they are."""
+        start, stop = span
+        wanted = self._half_rows[start : stop + 2]
+        x = _taken(wanted, lambda rows: self._up.rectified(self._raise(plane, rows)))
+        styled = F.pixel_shuffle(self._network.out(F.pad(x, (1, 1, 0, 0), mode="reflect")), 2)
+        rows, columns = self._photo.shape[:2]
+        last = min(2 * stop, rows)
+        return styled[:, :, : last - 2 * start, :columns], (2 * start, last)
+
+
+class _Layer:
+    """A styled convolution in one style."""
+
+    def __init__(self, conv: StyledConv, style: Tensor) -> None:
+        self._conv = conv
+        # Rounded as conditional_instance_norm rounds them.
+        rounded = style.to(conv.conv.weight.dtype).double()
+        self._scale, self._shift = rounded[conv.scale], rounded[conv.shift]
+        self._slope = self._offset = self._shift
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The convolution of rows that come with those under the kernel's edge."""
+        width = self._conv.padding
+        result: Tensor = self._conv.conv(F.pad(x, (width, width, 0, 0), mode="reflect"))
+        return result
+
+    def learn(self, strips: Sequence[Sums]) -> None:
+        """Take in the statistics of the whole result."""
+        totals, squares, counts = zip(*strips, strict=True)
+        count = sum(counts)
+        mean, square = (torch.stack(part).sum(0) / count for part in (totals, squares))
+        slope = self._scale * (square - mean.square() + EPS).rsqrt()
+        self._slope, self._offset = (
+            values.float()[None, :, None, None] for values in (slope, self._shift - mean * slope)
+        )
+
+    def normalized(self, x: Tensor) -> Tensor:
+        """Rows of the result by the statistics of all of it, scaled and shifted."""
+        return torch.addcmul(self._offset, x.float(), self._slope).to(x.dtype)
+
+    def rectified(self, x: Tensor) -> Tensor:
+        """The same, and nothing below 0."""
+        return self.normalized(x).relu_()
+
+
+def _sums(x: Tensor) -> Sums:
+    x = x.float()
+    total, squares = x.sum((0, 2, 3)), x.square().sum((0, 2, 3))
+    return total.double(), squares.double(), x[0, 0].numel()
+
+
+def _reflected(index: Index, before: int, after: int) -> Index:
+    return np.pad(index, (before, after), mode="reflect")
+
+
+def _taken(wanted: Index, make: Callable[[Span], Tensor]) -> Tensor:
+    """Rows in the order ``wanted``, of those from the first to the last of them."""
+    first, last = int(wanted.min()), int(wanted.max())
+    rows = make((first, last + 1))
+    if np.array_equal(wanted, np.arange(first, last + 1)):
+        return rows
+    return rows.index_select(2, torch.from_numpy(wanted - first).to(rows.device))
