@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pipeline.styles.mix import check_style_name
 
-STEPS = 4000
-STEPS_TO_ADD = 300
+STEPS = 2000
+STEPS_TO_ADD = 200
 
 
 class TrainSettings(BaseModel):
