@@ -47,13 +47,16 @@ def stylize(job: Job) -> State[Summary]:
     logger = get_run_logger()
     with _tagged(f"style:{job.style}"[:100]):
         request, plan, refs = plan_run(job)
-        summary = Summary.of(request.job, plan)
-        logger.info(
-            "%s rows: %s done before, %s failed before, %s to do in %s shards",
-            *(f"{n:,}" for n in (plan.rows, plan.done, plan.failed, plan.left, len(refs))),
-        )
-        _do_shards(request.job, plan, refs, summary)
-        finish_run(request, summary)
+        try:
+            summary = Summary.of(request.job, plan)
+            logger.info(
+                "%s rows: %s done before, %s failed before, %s to do in %s shards",
+                *(f"{n:,}" for n in (plan.rows, plan.done, plan.failed, plan.left, len(refs))),
+            )
+            _do_shards(request.job, plan, refs, summary)
+            finish_run(request, summary)
+        finally:
+            request.claim.release()
     publish_summary(request, summary)
     ending = Completed if summary.succeeded else Failed
     return ending(message=str(summary), data=summary)

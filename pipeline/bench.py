@@ -194,6 +194,7 @@ def _end_to_end(files: list[bytes], folder: Path, count: int) -> float:
             return done / (time.perf_counter() - start)
     finally:
         pool.close()
+        request.claim.release()
 
 
 def _do(threads: ThreadPoolExecutor, pool: WorkerPool, refs: Iterable[ShardRef]) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from pipeline.claim import Claim
 from pipeline.errors import RequestError
 from pipeline.job import Job
 from pipeline.ledger import RESERVED, Ledger
@@ -28,6 +29,7 @@ class Request:
     pack: Pack
     manifest: Manifest
     output: Output
+    claim: Claim
 
     @property
     def digest(self) -> str:
@@ -62,7 +64,8 @@ def prepare(job: Job) -> Request:
         raise RequestError(f"{manifest.name} has no images")
     output = Output(storage, job.out)
     output.check(job, pack, manifest.carried)
-    return Request(job, storage, pack, manifest, output)
+    claim = Claim(storage, join(job.out, ".restyle-claim"), job.out)
+    return Request(job, storage, pack, manifest, output, claim)
 
 
 def _check_rights(pack: Pack, job: Job) -> None:
@@ -83,18 +86,21 @@ def preview(request: Request) -> Plan:
 
 
 def begin(request: Request) -> tuple[Plan, list[ShardRef]]:
-    """Plan the run and write the plan down for the workers.
+    """Plan the run and write the plan down for the workers; the folder is this run's then.
 
     Raises:
-        RequestError: a row is wrong; then nothing is left behind.
+        RequestError: another run has the folder, or a row is wrong; then nothing is left behind.
     """
     plan = Plan()
+    request.claim.take()
     try:
         refs = write_plan(
             request.storage, join(request.output.scratch, "plan"), _shards(request, plan)
         )
-    except RequestError:
-        request.output.abandon()
+    except BaseException as error:
+        request.claim.release()
+        if isinstance(error, RequestError):
+            request.output.abandon()
         raise
     request.output.begin(request.job, request.pack, request.manifest.carried, plan.rows)
     return plan, refs
@@ -109,4 +115,6 @@ def _shards(request: Request, plan: Plan) -> Iterator[Shard]:
 
 def end(request: Request, summary: Summary) -> None:
     """Clear up after the last shard; the folder is marked complete if the run succeeded."""
+    request.claim.check()
     request.output.finish(summary.succeeded)
+    request.claim.release()

@@ -221,6 +221,32 @@ class Storage:
         finally:
             temporary.unlink(missing_ok=True)
 
+    def create(self, url: str, data: bytes) -> bool:
+        """Put ``data`` at ``url``, whole, unless something is there; whether it was put.
+
+        Raises:
+            SystemFault: it could not be written.
+        """
+        fs, path = self._open(url, 1)
+        try:
+            if is_local(fs):
+                return self._create_local(Path(path), data)
+            return bool(_retried(partial(_put_if_absent, fs, path, data)))
+        except Exception as error:
+            raise SystemFault(f"cannot write {redact(url)}: {describe(error)}") from error
+
+    def _create_local(self, path: Path, data: bytes) -> bool:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f"{uuid.uuid4().hex}.partial")
+        try:
+            temporary.write_bytes(data)
+            os.link(temporary, path)  # fails where a rename would replace
+        except FileExistsError:
+            return False
+        finally:
+            temporary.unlink(missing_ok=True)
+        return True
+
     def delete(self, url: str) -> None:
         """Remove the file, folder or prefix at ``url``, if there is one.
 
@@ -337,6 +363,19 @@ def _retried(call: Callable[[], Any]) -> Any:
         except Exception:  # file systems raise what their clients raise: no common class
             _back_off(attempt)
     return call()
+
+
+def _put_if_absent(fs: AbstractFileSystem, path: str, data: bytes) -> bool:
+    try:
+        fs.pipe_file(path, data, mode="create")
+    except FileExistsError:
+        return False
+    except OSError:
+        # What the loser of a race is told differs from server to server.
+        if fs.exists(path):
+            return False
+        raise
+    return True
 
 
 def _may_pass(error: Exception) -> bool:

@@ -15,8 +15,8 @@ from pipeline.job import Job
 from pipeline.ledger import Ledger
 from pipeline.manifest import open_manifest
 from pipeline.results import Summary
-from pipeline.run import begin, end, prepare
-from pipeline.spool import read_shard
+from pipeline.run import Request, begin, end, prepare
+from pipeline.spool import ShardRef, read_shard
 from pipeline.storage import Storage
 
 
@@ -41,14 +41,25 @@ def run_job(job: Job) -> Summary:
     start = time.monotonic()
     request = prepare(job)
     plan, refs = begin(request)
-    summary = Summary.of(request.job, plan)
-    worker = ShardWorker(request.job, request.pack, request.storage)
-    for ref in refs:
-        rows = read_shard(request.storage, ref)
-        summary.add(worker.run(ref.key, rows, lambda done, failed: None))
-    summary.seconds = time.monotonic() - start
-    end(request, summary)
+    try:
+        summary = Summary.of(request.job, plan)
+        worker = ShardWorker(request.job, request.pack, request.storage)
+        for ref in refs:
+            rows = read_shard(request.storage, ref)
+            summary.add(worker.run(ref.key, rows, lambda done, failed: None))
+        summary.seconds = time.monotonic() - start
+        end(request, summary)
+    finally:
+        request.claim.release()
     return summary
+
+
+def plan_job(job: Job) -> tuple[Request, list[ShardRef]]:
+    """A job that has been planned, as if its run had ended there."""
+    request = prepare(job)
+    _, refs = begin(request)
+    request.claim.release()
+    return request, refs
 
 
 def ledger_of(out: str | Path) -> pa.Table:

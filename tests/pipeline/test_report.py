@@ -14,10 +14,9 @@ from pipeline.codec import encode
 from pipeline.errors import RequestError
 from pipeline.job import Job
 from pipeline.report import contact_sheet, data_uri, examples, write_report
-from pipeline.run import begin, prepare
 from pipeline.storage import Storage, join
 from tests.conftest import jpeg, open_image, picture
-from tests.pipeline.runs import changed, run_job, write_tar
+from tests.pipeline.runs import changed, plan_job, run_job, write_tar
 from tests.pipeline.servers import files, serving
 
 EVIL = "<script>alert(1)</script>\"'.jpg"
@@ -140,7 +139,7 @@ def test_the_report_holds_no_secret(job: Job) -> None:
 
 
 def test_a_report_may_be_made_before_anything_is_done(job: Job) -> None:
-    begin(prepare(job))
+    plan_job(job)
     page = report(job)
     assert page.all("img") == []
     assert "8" in page.text
@@ -201,7 +200,7 @@ def test_the_contact_sheet_has_originals_above_and_results_below(job: Job) -> No
 
 
 def test_there_is_no_contact_sheet_of_nothing(job: Job) -> None:
-    begin(prepare(job))
+    plan_job(job)
     assert contact_sheet(Storage(), job.out) is None
 
 

@@ -104,6 +104,7 @@ def test_a_preview_tells_what_a_run_would_do_and_writes_nothing(job: Job) -> Non
 def test_begin_writes_the_plan_down(job: Job) -> None:
     request = prepare(job)
     plan, refs = begin(request)
+    request.claim.release()
     assert [ref.rows for ref in refs] == [4, 4]
     assert (plan.rows, plan.shards) == (8, 2)
     assert Path(job.out, "job.json").exists()

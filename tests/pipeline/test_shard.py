@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import shutil
 from collections.abc import Sequence
@@ -16,13 +17,12 @@ from pipeline.codec import encode
 from pipeline.errors import SystemFault
 from pipeline.job import Job
 from pipeline.ledger import LEDGER_SCHEMA, Ledger
-from pipeline.run import begin, prepare
 from pipeline.shard import ShardWorker
 from pipeline.spool import read_shard
 from pipeline.storage import Storage, join
 from pipeline.styles.pack import find_pack
 from tests.conftest import jpeg, open_image, picture, write_photos
-from tests.pipeline.runs import changed, ledger_of, run_job, write_tar
+from tests.pipeline.runs import changed, ledger_of, plan_job, run_job, write_tar
 from tests.pipeline.servers import files, serving
 
 
@@ -125,8 +125,7 @@ def test_a_shard_of_bad_images_alone_is_committed(job: Job) -> None:
 
 
 def test_rows_that_are_done_are_left_alone(job: Job) -> None:
-    request = prepare(job)
-    _, refs = begin(request)
+    request, refs = plan_job(job)
     worker = ShardWorker(request.job, request.pack, request.storage)
     rows = read_shard(request.storage, refs[0])
     worker.run(refs[0].key, rows, lambda done, failed: None)
@@ -139,8 +138,7 @@ def test_rows_that_are_done_are_left_alone(job: Job) -> None:
 def test_rows_that_are_done_are_left_alone_though_their_address_holds_a_secret(job: Job) -> None:
     with serving(files({"/a.jpg": jpeg()})) as server:
         job = changed(manifest(job, [f"{server.url}/a.jpg?signature=xyz"]), allow_scheme=["http"])
-        request = prepare(job)
-        _, (ref,) = begin(request)
+        request, (ref,) = plan_job(job)
         worker = ShardWorker(request.job, request.pack, request.storage)
         rows = read_shard(request.storage, ref)
         assert worker.run(ref.key, rows, lambda done, failed: None).done == 1
@@ -221,8 +219,7 @@ def test_a_result_does_not_depend_on_the_shard(job: Job, precision: str, style: 
 
 def test_the_number_of_threads_changes_nothing(job: Job) -> None:
     job = changed(job, shard_size=8)
-    request = prepare(job)
-    _, (ref,) = begin(request)
+    request, (ref,) = plan_job(job)
     rows = read_shard(request.storage, ref)
     digests = []
     for threads in (1, 3):
@@ -360,19 +357,24 @@ def test_a_folder_that_cannot_be_written_to_is_a_fault_of_the_system(job: Job) -
 def test_a_fault_midway_leaves_nothing_of_the_shard_in_the_ledger(job: Job) -> None:
     write_photos(Path(job.source), 40)
     job = changed(job, size="native", shard_size=40)
-    request = prepare(job)
-    _, (ref,) = begin(request)
+    request, (ref,) = plan_job(job)
+    lost: list[Path] = []
     images = Path(job.out, "images")
+    in_the_way = Path(job.out, "in the way")
+    in_the_way.touch()
 
     def lose_the_folder(done: int, failed: int) -> None:
-        if done and images.is_dir():
-            images.rename(images.with_name("elsewhere"))
-            images.write_text("in the way")
+        while done and images.is_dir():
+            images.rename(images.with_name(f"elsewhere{len(lost)}"))
+            lost.append(images)
+            # Whoever writes at this moment may have made the folder again.
+            with contextlib.suppress(FileExistsError):
+                images.hardlink_to(in_the_way)
 
     worker = ShardWorker(request.job, request.pack, request.storage)
     with pytest.raises(SystemFault, match="cannot write"):
         worker.run(ref.key, read_shard(request.storage, ref), lose_the_folder)
-    assert list(images.with_name("elsewhere").iterdir())
+    assert list(images.with_name("elsewhere0").iterdir())
     assert Ledger(Storage(), job.out).parts() == []
     images.unlink()
     summary = run_job(job)
@@ -381,8 +383,7 @@ def test_a_fault_midway_leaves_nothing_of_the_shard_in_the_ledger(job: Job) -> N
 
 def test_progress_adds_up_to_all_rows(job: Job) -> None:
     (Path(job.source) / "001.jpg").write_bytes(b"no image")
-    request = prepare(job)
-    _, refs = begin(request)
+    request, refs = plan_job(job)
     worker = ShardWorker(request.job, request.pack, request.storage)
     told: list[tuple[int, int]] = []
     rows = read_shard(request.storage, refs[0])

@@ -11,11 +11,10 @@ from pipeline.errors import RequestError
 from pipeline.job import Job
 from pipeline.ledger import LEDGER_SCHEMA, Ledger
 from pipeline.output import Output
-from pipeline.run import begin, prepare
 from pipeline.status import PAUSE, WINDOW, Status, read_status
 from pipeline.storage import Storage, join
 from pipeline.styles.pack import find_pack
-from tests.pipeline.runs import changed, run_job
+from tests.pipeline.runs import changed, plan_job, run_job
 
 SECOND = 1_700_000_000
 
@@ -64,7 +63,7 @@ def test_figures_are_those_of_the_ledger(
 
 
 def test_a_job_that_has_begun_has_figures(job: Job) -> None:
-    begin(prepare(job))
+    plan_job(job)
     status = read_status(Storage(), job.out)
     assert (status.rows, status.done, status.failed, status.left) == (8, 0, 0, 8)
     assert (status.rate, status.last_run(), status.output_bytes) == (0.0, {}, 0)

@@ -14,12 +14,11 @@ import pytest
 from pipeline.errors import ShardLost, SystemFault
 from pipeline.job import Job
 from pipeline.results import ShardResult
-from pipeline.run import begin, prepare
 from pipeline.spool import ShardRef
 from pipeline.worker import Message, Progress
 from pipeline.workers import WorkerPool, cpu_count, devices_for
 from tests.conftest import open_image, write_photos
-from tests.pipeline.runs import ledger_of
+from tests.pipeline.runs import ledger_of, plan_job
 
 ROOT = Path(__file__).parents[2]
 
@@ -32,13 +31,13 @@ def planned(tmp_path_factory: pytest.TempPathFactory, pack: str) -> Planned:
     folder = tmp_path_factory.mktemp("workers")
     source = write_photos(folder / "photos", 20, size=256)
     (source / "001.jpg").write_bytes(b"no image")
-    request = prepare(
+    request, refs = plan_job(
         Job(
             source=str(source), out=str(folder / "out"), style="red", pack=pack, size="1024",
             device="cpu", shard_size=4, workers=1, precision="fp32",
         )
     )  # fmt: skip
-    return request.job, begin(request)[1]
+    return request.job, refs
 
 
 @pytest.fixture(scope="module")

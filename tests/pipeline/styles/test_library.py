@@ -17,12 +17,13 @@ from pipeline.errors import RequestError
 from pipeline.job import Job
 from pipeline.networks.fast import FastTransformNet
 from pipeline.networks.johnson import JohnsonNet
-from pipeline.run import begin, prepare
+from pipeline.run import prepare
 from pipeline.storage import Storage
 from pipeline.styles.add import add_pack
 from pipeline.styles.library import choose_pack, packs_at, user_folder
 from pipeline.styles.mix import styles_in
 from pipeline.styles.pack import SHIPPED, Card, read_pack, save_pack
+from tests.pipeline.runs import plan_job
 
 
 @pytest.fixture(autouse=True)
@@ -198,14 +199,14 @@ def test_a_row_cannot_name_a_style_without_rights_either(tmp_path: Path, job: Jo
     update = {"source": str(tmp_path / "rows.jsonl"), "style": "free", "require_rights": True,
               "pack": str(tmp_path / "both.safetensors")}  # fmt: skip
     with pytest.raises(RequestError, match="unclear"):
-        begin(prepare(job.model_copy(update=update)))
+        plan_job(job.model_copy(update=update))
     update["require_rights"] = False
-    assert begin(prepare(job.model_copy(update=update)))[0].rows == 2
+    assert [ref.rows for ref in plan_job(job.model_copy(update=update))[1]] == [2]
 
 
 def test_rights_go_into_job_json(tmp_path: Path, job: Job) -> None:
     pack = make_pack(tmp_path / "packs" / "free.safetensors", "a", "b", rights="CC BY 4.0")
-    begin(prepare(job.model_copy(update={"style": "b", "pack": str(pack)})))
+    plan_job(job.model_copy(update={"style": "b", "pack": str(pack)}))
     record = json.loads((Path(job.out) / "job.json").read_text())
     assert record["styles"] == {
         "b": {"title": "", "artist": "", "year": "", "rights": "CC BY 4.0", "source": ""}

@@ -1,0 +1,151 @@
+"""Who works on an output folder: one run at a time, on however many machines they are started.
+
+A claim is a small file that its run writes anew every few seconds. Another run finds it and stops,
+unless the one that wrote it has died: at once where that can be seen, elsewhere after the claim
+has not been renewed for a while.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NoReturn
+
+from pipeline.errors import RequestError, SystemFault
+from pipeline.storage import Storage, redact
+
+# Seconds.
+RENEWED_EVERY = 5.0
+STALE_AFTER = 25.0  # several renewals, as one may take a while
+LOOK_EVERY = 0.5
+
+
+class Claim:
+    """The claim of this run on a folder.
+
+    Args:
+        url: of the claim's file. out: the folder, for messages.
+    """
+
+    def __init__(self, storage: Storage, url: str, out: str) -> None:
+        self._storage, self._url, self._out = storage, url, out
+        self._who = {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "started": _started(os.getpid()),
+            "since": datetime.now(UTC).isoformat(timespec="seconds"),
+            "token": uuid.uuid4().hex,
+        }
+        self._ended = threading.Event()
+        self._renewing: threading.Thread | None = None
+
+    def take(self) -> None:
+        """Take the folder.
+
+        Raises:
+            RequestError: another run has it.
+        """
+        taken_over = False
+        while not self._storage.create(self._url, self._content()):
+            theirs = self._read()
+            if theirs is None:
+                continue  # it has just been given back
+            if not _has_died(theirs) and self._is_renewed(theirs):
+                self._refuse(theirs)
+            if self._read() == theirs:
+                self._storage.delete(self._url)
+                taken_over = True
+        if taken_over:
+            # Another may have found the dead one's claim too, and have deleted ours for it.
+            time.sleep(2 * LOOK_EVERY)
+            theirs = self._read()
+            if theirs is not None and not self._is_ours(theirs):
+                self._refuse(theirs)
+        self._renewing = threading.Thread(target=self._renew, name="claim", daemon=True)
+        self._renewing.start()
+
+    def _refuse(self, theirs: dict[str, Any]) -> NoReturn:
+        raise RequestError(
+            f"another run works on {redact(self._out)}: process {theirs.get('pid')} on "
+            f"{theirs.get('host')}, since {theirs.get('since')}; wait for it, or stop it"
+        )
+
+    def release(self) -> None:
+        """Give the folder back, if it is ours."""
+        if self._renewing is None:
+            return
+        self._ended.set()
+        self._renewing.join()
+        self._renewing = None
+        if self._is_ours(self._read()):
+            self._storage.delete(self._url)
+
+    def check(self) -> None:
+        """See whether the folder is still ours.
+
+        Raises:
+            SystemFault: another run has taken it for abandoned.
+        """
+        theirs = self._read()
+        if theirs is not None and not self._is_ours(theirs):
+            raise SystemFault(
+                f"another run has taken over {redact(self._out)}: process {theirs.get('pid')} on "
+                f"{theirs.get('host')}"
+            )
+
+    def _renew(self) -> None:
+        while not self._ended.wait(RENEWED_EVERY):
+            try:
+                self.check()
+                self._storage.write({self._url: self._content()})
+            except SystemFault:
+                continue  # storage that is away for a moment; who took over is told by check()
+
+    def _content(self) -> bytes:
+        return json.dumps(self._who | {"renewed": time.time_ns()}).encode()
+
+    def _read(self) -> dict[str, Any] | None:
+        """What the claim says; None: there is no claim."""
+        data = self._storage.read_one(self._url)
+        if data is None:
+            return None
+        try:
+            found = json.loads(data)
+        except ValueError:
+            found = None
+        return found if isinstance(found, dict) else {}
+
+    def _is_ours(self, found: dict[str, Any] | None) -> bool:
+        return found is not None and found.get("token") == self._who["token"]
+
+    def _is_renewed(self, theirs: dict[str, Any]) -> bool:
+        """Whether a claim changes while we look: clocks of two machines need not agree."""
+        until = time.monotonic() + STALE_AFTER
+        while time.monotonic() < until:
+            time.sleep(LOOK_EVERY)
+            if self._read() != theirs:
+                return True
+        return False
+
+
+def _has_died(theirs: dict[str, Any]) -> bool:
+    """Whether the process that wrote a claim can be seen not to be there."""
+    if theirs.get("host") != socket.gethostname() or not isinstance(theirs.get("pid"), int):
+        return False
+    return theirs.get("started") != _started(theirs["pid"])
+
+
+def _started(pid: int) -> str | None:
+    """When a process of this machine was started, in its own reckoning; None: it is not there."""
+    try:
+        # After the name, which may have anything in it: proc(5), field 22.
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return boot + ":" + Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        return None
