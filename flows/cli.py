@@ -98,6 +98,26 @@ def report(out: str, /, *, storage_option: StorageOption = ()) -> int:
     return make_report(out, storage_option)
 
 
+@app.command
+def verify(
+    out: str, /, *, repair: bool = False, json: bool = False, storage_option: StorageOption = ()
+) -> int:
+    """Read all results again and compare them with the ledger.
+
+    Parameters
+    ----------
+    out
+        The output folder of a job that has run.
+    repair
+        Do again what is missing or damaged, and only that.
+    json
+        Print what was found as JSON.
+    """
+    from flows.terminal import verify_results
+
+    return verify_results(out, repair, json, storage_option)
+
+
 @styles_app.command(name="list")
 def list_styles(*, pack: str = "") -> int:
     """The styles on board: the shipped ones and those that you added.

@@ -24,9 +24,11 @@ from pipeline.storage import Storage, absolute, redact
 from pipeline.text import plural, size, span
 
 if TYPE_CHECKING:
+    from pipeline.verify import Verdict
     from tasks.progress import Snapshot
 
 REASONS_SHOWN = 3
+FINDINGS_SHOWN = 20
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -204,6 +206,45 @@ def make_report(out: str, storage_option: tuple[str, ...]) -> int:
     url = write_report(_storage(storage_option), absolute(out))
     console.print(redact(url))
     return 0
+
+
+def verify_results(out: str, repair: bool, as_json: bool, storage_option: tuple[str, ...]) -> int:
+    """Compare the results with the ledger, and mend what is wrong; the exit code."""
+    from pipeline.run import prepare
+    from pipeline.verify import put_aside, verify
+
+    out, storage = absolute(out), _storage(storage_option)
+    with console.status("verifying") as at_work:
+        verdict = verify(storage, out, lambda rows: at_work.update(f"verifying: {rows:,} rows"))
+    if as_json:
+        print(json.dumps(asdict(verdict), indent=2))
+    else:
+        _show_verdict(verdict, out)
+    if not repair or not verdict.wrong:
+        return 1 if verdict.wrong else 0
+    job = Job.model_validate(verdict.job | {"overwrite": False})
+    prepare(job)  # what cannot be done again is not put aside
+    put_aside(storage, out, verdict.wrong)
+    return run_job(job)
+
+
+def _show_verdict(verdict: Verdict, out: str) -> None:
+    """Say what is wrong with the results in ``out``."""
+    kinds = Counter(finding.kind for finding in verdict.findings)
+    good = verdict.done - kinds["missing"] - kinds["damaged"] - kinds["doubled"]
+    text = f"{good:,} of {plural(verdict.done, 'result')} as they were written"
+    text += "".join(f", {count:,} {kind}" for kind, count in kinds.items())
+    console.print(f"[bold {'red' if verdict.wrong else 'green'}]{text}[/]")
+    console.print(
+        f"  {size(verdict.output_bytes)} in {escape(redact(out))}/images; of the job's "
+        f"{plural(verdict.rows, 'row')} {verdict.failed:,} failed and {verdict.left:,} are left"
+    )
+    for finding in verdict.findings[:FINDINGS_SHOWN]:
+        console.print(f"  {finding.kind:>8}  {escape(finding.path)}: {escape(finding.why)}")
+    if len(verdict.findings) > FINDINGS_SHOWN:
+        console.print(f"  and {len(verdict.findings) - FINDINGS_SHOWN:,} more (--json has all)")
+    if verdict.wrong:
+        console.print(f"  restyle verify {escape(redact(out))} --repair does them again")
 
 
 def _storage(storage_option: tuple[str, ...]) -> Storage:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from pipeline.errors import RequestError, SystemFault
-from pipeline.storage import Storage, redact
+from pipeline.storage import Storage, join, redact
 
 # Seconds.
 RENEWED_EVERY = 5.0
@@ -30,11 +30,12 @@ class Claim:
     """The claim of this run on a folder.
 
     Args:
-        url: of the claim's file. out: the folder, for messages.
+        out: the folder, in full.
     """
 
-    def __init__(self, storage: Storage, url: str, out: str) -> None:
-        self._storage, self._url, self._out = storage, url, out
+    def __init__(self, storage: Storage, out: str) -> None:
+        self._storage, self._out = storage, out
+        self._url = join(out, ".restyle-claim")
         self._who = {
             "host": socket.gethostname(),
             "pid": os.getpid(),

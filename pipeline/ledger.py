@@ -50,6 +50,10 @@ LEDGER_SCHEMA = pa.schema(
 RESERVED = frozenset([*LEDGER_SCHEMA.names, "_source_offset", "_output_name"])
 
 
+class DamagedPart(SystemFault):
+    """A part that is there and can be fetched, but is no ledger part."""
+
+
 class Ledger:
     """The Parquet parts under OUT/metadata.
 
@@ -69,20 +73,24 @@ class Ledger:
         """What is committed of a shard, or None.
 
         Raises:
-            SystemFault: it cannot be read.
+            DamagedPart: it is not whole. SystemFault: it cannot be fetched.
         """
         url = self.part_url(shard)
         data = self._storage.read_one(url)
         try:
             return None if data is None else pq.read_table(io.BytesIO(data))
         except (pa.ArrowException, OSError) as error:
-            raise SystemFault(f"{redact(url)} cannot be read: {describe(error)}") from error
+            raise DamagedPart(f"{redact(url)} cannot be read: {describe(error)}") from error
 
     def commit(self, shard: str, rows: pa.Table) -> None:
         """Record ``rows`` as all there is to say of a shard, in one atomic step."""
         buffer = io.BytesIO()
         pq.write_table(rows, buffer, compression="zstd")
         self._storage.write({self.part_url(shard): buffer.getvalue()})
+
+    def shards(self) -> list[str]:
+        """Keys of the shards that have a part."""
+        return [part.rsplit("/", 1)[-1].removesuffix(".parquet") for part in self.parts()]
 
     def parts(self) -> list[str]:
         """URLs of all parts."""

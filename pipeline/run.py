@@ -64,8 +64,7 @@ def prepare(job: Job) -> Request:
         raise RequestError(f"{manifest.name} has no images")
     output = Output(storage, job.out)
     output.check(job, pack, manifest.carried)
-    claim = Claim(storage, join(job.out, ".restyle-claim"), job.out)
-    return Request(job, storage, pack, manifest, output, claim)
+    return Request(job, storage, pack, manifest, output, Claim(storage, job.out))
 
 
 def _check_rights(pack: Pack, job: Job) -> None:

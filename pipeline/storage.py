@@ -35,6 +35,9 @@ USER = r"(://)[^/\s]+@"
 QUERY = r"(://[^\s?'\"]+)\?[^\s'\"]+"
 KEY_ID = r"(AKIA|ASIA)[A-Z0-9]{12,}"
 
+# Why a row has no bytes, where nothing is at its address.
+ABSENT = "there is no such file"
+
 NOT_TRANSIENT = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError)
 
 
@@ -391,5 +394,5 @@ def _back_off(attempt: int) -> None:
 
 def _why_unread(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
-        return "there is no such file"
+        return ABSENT
     return f"cannot be read: {describe(error)}"

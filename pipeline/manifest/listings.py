@@ -56,7 +56,7 @@ def list_images(storage: Storage, source: str, leave_out: str) -> Iterator[pa.Re
     pattern = re.compile(glob_translate(source)) if is_glob(source) else None
     found = (
         file
-        for file in _files(storage, root)
+        for file in files_below(storage, root)
         if (pattern.match(file.uri) if pattern else _looks_like_image(file.uri, root))
         and not (leave_out and file.uri.startswith(leave_out + "/"))
     )
@@ -78,7 +78,12 @@ def _looks_like_image(uri: str, root: str) -> bool:
     return posixpath.splitext(uri)[1].lower() in IMAGE_SUFFIXES and "/." not in below
 
 
-def _files(storage: Storage, root: str) -> Iterator[Found]:
+def files_below(storage: Storage, root: str) -> Iterator[Found]:
+    """All files in a folder or prefix and below.
+
+    Raises:
+        OSError: there is no such folder, or it cannot be listed.
+    """
     fs, path = storage.open(root)
     if is_local(fs):
         return _local_files(path)

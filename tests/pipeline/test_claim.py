@@ -38,7 +38,7 @@ def out(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 @pytest.fixture
 def claims(out: str) -> Iterator[list[Claim]]:
     """Three runs that want the same folder."""
-    made = [Claim(Storage(), join(out, ".restyle-claim"), out) for _ in range(3)]
+    made = [Claim(Storage(), out) for _ in range(3)]
     yield made
     for claim in made:
         claim.release()
@@ -72,7 +72,7 @@ def test_a_claim_is_renewed_and_given_back(claims: list[Claim], out: str) -> Non
 
 
 def test_of_many_at_once_one_gets_it(out: str) -> None:
-    claims = [Claim(Storage(), join(out, ".restyle-claim"), out) for _ in range(6)]
+    claims = [Claim(Storage(), out) for _ in range(6)]
     won: list[Claim] = []
     barrier = threading.Barrier(len(claims))
 
@@ -107,7 +107,7 @@ def test_a_claim_from_elsewhere_that_is_not_renewed_is_taken_over(
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"{}"])
 def test_a_claim_that_says_nothing_is_taken_over(tmp_path: Path, content: bytes) -> None:
     (tmp_path / ".restyle-claim").write_bytes(content)
-    claim = Claim(Storage(), str(tmp_path / ".restyle-claim"), str(tmp_path))
+    claim = Claim(Storage(), str(tmp_path))
     claim.take()
     claim.release()
 
@@ -127,7 +127,7 @@ HOLD = """
 import sys, time
 from pipeline.claim import Claim
 from pipeline.storage import Storage
-Claim(Storage(), sys.argv[1] + "/.restyle-claim", sys.argv[1]).take()
+Claim(Storage(), sys.argv[1]).take()
 print("taken", flush=True)
 time.sleep(60)
 """
@@ -140,7 +140,7 @@ def test_a_run_that_was_killed_here_blocks_nobody(
     child = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE)
     assert child.stdout is not None
     assert child.stdout.readline() == b"taken\n"
-    claim = Claim(Storage(), str(tmp_path / ".restyle-claim"), str(tmp_path))
+    claim = Claim(Storage(), str(tmp_path))
     with pytest.raises(RequestError, match=f"process {child.pid} on"):
         claim.take()
     os.kill(child.pid, signal.SIGKILL)

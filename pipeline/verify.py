@@ -1,0 +1,243 @@
+"""Whether the results are what the ledger says: every byte of them is read again."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from pipeline.claim import Claim
+from pipeline.codec import decode
+from pipeline.errors import RequestError, RowError
+from pipeline.ledger import DamagedPart, Ledger
+from pipeline.manifest.listings import files_below
+from pipeline.output import Output
+from pipeline.overlap import ahead
+from pipeline.storage import ABSENT, Source, Storage, join, redact
+
+# Results that are fetched together, and how many such groups at a time.
+CHUNK, THREADS = 64, 4
+
+COLUMNS = ("id", "variant", "status", "output_uri", "output_bytes", "output_sha256", "shard")
+
+Kind = Literal["missing", "damaged", "doubled", "ledger", "extra"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is not as it should be.
+
+    Args:
+        kind: ``missing``: a result that is not there. ``damaged``: one that is not what was
+            written. ``doubled``: a row that stands in the ledger once more. ``ledger``: a part of
+            the ledger that cannot be read. ``extra``: a file that no row knows of.
+        path: below the output folder. why: for a person. shard: whose part it is in.
+        row: id and variant.
+    """
+
+    kind: Kind
+    path: str
+    why: str
+    shard: str = ""
+    row: tuple[str, int] = ("", 0)
+
+
+@dataclass
+class Verdict:
+    """What was found.
+
+    Args:
+        job: its settings. rows: of it, when it was last planned. done, failed: in the ledger.
+    """
+
+    job: dict[str, Any]
+    rows: int
+    done: int = 0
+    failed: int = 0
+    output_bytes: int = 0
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def left(self) -> int:
+        """Rows that the ledger does not have."""
+        return max(0, self.rows - self.done - self.failed)
+
+    @property
+    def wrong(self) -> list[Finding]:
+        """What a repair would mend. Files that no row knows of harm nothing, and stay."""
+        return [finding for finding in self.findings if finding.kind != "extra"]
+
+
+def verify(storage: Storage, out: str, on_progress: Callable[[int], None]) -> Verdict:
+    """Compare the results in the folder ``out`` with its ledger.
+
+    Args:
+        out: in full. on_progress: is told how many results were looked at.
+
+    Raises:
+        RequestError: there is no job. SystemFault: the storage does not answer.
+    """
+    record = Output(storage, out).read_job()
+    if record is None:
+        raise RequestError(f"{redact(out)} is not the output folder of a job: it has no job.json")
+    ledger = Ledger(storage, out)
+    verdict = Verdict(record.job, record.rows)
+    rows: list[NDArray[np.int64]] = [np.empty(0, np.int64)]
+    outputs: list[NDArray[np.int64]] = [np.empty(0, np.int64)]
+
+    def results() -> Iterator[list[dict[str, Any]]]:
+        """Rows that are done, a chunk at a time; everything is counted on the way."""
+        for shard in ledger.shards():
+            try:
+                part = ledger.read_part(shard)
+            except DamagedPart as error:
+                path = f"metadata/{shard}.parquet"
+                verdict.findings.append(Finding("ledger", path, str(error), shard))
+                continue
+            if part is None:
+                continue  # it has just been removed
+            is_done = pc.equal(part.column("status"), "done")
+            done = part.filter(is_done).select(COLUMNS)
+            verdict.done += len(done)
+            verdict.failed += len(part) - len(done)
+            verdict.output_bytes += pc.sum(done.column("output_bytes")).as_py() or 0
+            rows.append(_row_hashes(part))
+            outputs.append(_hashes(done.column("output_uri").to_pylist()))
+            for batch in done.to_batches(max_chunksize=CHUNK):
+                yield batch.to_pylist()
+
+    def look(chunk: list[dict[str, Any]]) -> tuple[int, list[Finding]]:
+        return len(chunk), _look(storage, out, chunk)
+
+    seen = 0
+    with ThreadPoolExecutor(THREADS, "verify") as pool:
+        for count, findings in ahead(pool, look, results(), 2 * THREADS):
+            verdict.findings += findings
+            seen += count
+            on_progress(seen)
+    verdict.findings += _doubled(ledger, np.concatenate(rows))
+    verdict.findings += _extra(storage, out, np.sort(np.concatenate(outputs)))
+    return verdict
+
+
+def _look(storage: Storage, out: str, rows: list[dict[str, Any]]) -> list[Finding]:
+    """What is wrong with the results of ``rows``."""
+    findings = []
+    sources = [Source(join(out, row["output_uri"])) for row in rows]
+    for row, got in zip(rows, storage.read(sources), strict=True):
+        kind: Kind = "damaged"
+        if isinstance(got, RowError):
+            kind = "missing" if got.message == ABSENT else "damaged"
+            why = got.message
+        else:
+            why = _damage(row, got)
+        if why:
+            about = (row["shard"], (row["id"], row["variant"]))
+            findings.append(Finding(kind, row["output_uri"], why, *about))
+    return findings
+
+
+def _damage(row: dict[str, Any], data: bytes) -> str:
+    """What is wrong with a result, or nothing."""
+    if len(data) != row["output_bytes"]:
+        return f"it has {len(data):,} bytes, but {row['output_bytes']:,} were written"
+    if hashlib.sha256(data).hexdigest() != row["output_sha256"]:
+        return "its bytes are not those that were written"
+    try:
+        decode(data, None, 2**62)
+    except RowError as error:
+        return error.message
+    return ""
+
+
+def _doubled(ledger: Ledger, keys: NDArray[np.int64]) -> Iterator[Finding]:
+    """Rows that stand in the ledger more than once, but for the one that was finished last."""
+    ordered = np.sort(keys)
+    twice = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    if not len(twice):
+        return
+    times: dict[tuple[str, int], list[tuple[Any, str, str]]] = {}
+    for batch in ledger.scan([*COLUMNS, "finished_at"]):
+        table = pa.Table.from_batches([batch])
+        suspects = table.filter(pa.array(np.isin(_row_hashes(table), twice)))
+        for row in suspects.to_pylist():
+            seen = times.setdefault((row["id"], row["variant"]), [])
+            seen.append((row["finished_at"], row["shard"], row["output_uri"] or ""))
+    for key, seen in times.items():
+        for _, shard, path in sorted(seen)[:-1]:
+            yield Finding("doubled", path, f"{key[0]} stands in the ledger twice", shard, key)
+
+
+def _extra(storage: Storage, out: str, known: NDArray[np.int64]) -> Iterator[Finding]:
+    """Files among the results that no row knows of."""
+    try:
+        for file in files_below(storage, join(out, "images")):
+            path = file.uri[len(out) + 1 :]
+            key = hash(path)
+            place = np.searchsorted(known, key)
+            if place == len(known) or known[place] != key:
+                yield Finding("extra", path, "no row of the ledger has made it")
+    except FileNotFoundError:
+        return  # nothing was done yet
+
+
+def _row_hashes(rows: pa.Table) -> NDArray[np.int64]:
+    ids, variants = rows.column("id").to_pylist(), rows.column("variant").to_pylist()
+    return _hashes(list(zip(ids, variants, strict=True)))
+
+
+def _hashes(values: list[Any]) -> NDArray[np.int64]:
+    """64 bits for each, as in the plan: eight bytes a row, however long its name."""
+    return np.fromiter(map(hash, values), np.int64, len(values))
+
+
+def put_aside(storage: Storage, out: str, wrong: list[Finding]) -> None:
+    """Mark rows whose results are not right as failed, so that the next run does them again.
+
+    A row that is doubled loses its older entry; a part of the ledger that cannot be read is
+    removed, and its rows are new again.
+
+    Raises:
+        RequestError: a run works on the folder. SystemFault: the ledger cannot be written.
+    """
+    claim = Claim(storage, out)
+    claim.take()
+    try:
+        ledger = Ledger(storage, out)
+        by_shard: dict[str, list[Finding]] = {}
+        for finding in wrong:
+            by_shard.setdefault(finding.shard, []).append(finding)
+        for shard, findings in by_shard.items():
+            if any(finding.kind == "ledger" for finding in findings):
+                storage.delete(ledger.part_url(shard))
+            elif (part := ledger.read_part(shard)) is not None:
+                ledger.commit(shard, _corrected(part, findings))
+    finally:
+        claim.release()
+
+
+def _corrected(part: pa.Table, findings: list[Finding]) -> pa.Table:
+    older = {finding.row for finding in findings if finding.kind == "doubled"}
+    why = {finding.row: finding.why for finding in findings if finding.kind != "doubled"}
+    keys = list(zip(part["id"].to_pylist(), part["variant"].to_pylist(), strict=True))
+    wrong = pa.array([key in why for key in keys])
+    changes: dict[str, Any] = {
+        "status": "failed",
+        "error_class": "storage",  # so that it is tried again without being asked
+        "error_stage": "verify",
+        "error_message": pa.array([why.get(key) for key in keys], pa.string()),
+        **dict.fromkeys(name for name in part.column_names if name.startswith("output_")),
+    }
+    for name, value in changes.items():
+        index = part.column_names.index(name)
+        kind = part.schema.field(index)
+        value = value if isinstance(value, pa.Array) else pa.scalar(value, kind.type)
+        part = part.set_column(index, kind, pc.if_else(wrong, value, part.column(name)))
+    return part.filter(pa.array([key not in older for key in keys]))
