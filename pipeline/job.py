@@ -70,6 +70,9 @@ class Settings(BaseModel):
     max_pixels: int = Field(
         100_000_000, ge=1, description="An image with more pixels than this is a failed row."
     )
+    max_seconds: float = Field(
+        60.0, gt=0, description="An image that takes longer to decode is a failed row."
+    )
     allow_scheme: tuple[str, ...] = Field(
         (), description="Further URL schemes that a manifest may name, such as https."
     )

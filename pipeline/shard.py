@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from pipeline.codec import Pixels, decode, encode
 from pipeline.errors import RowError
+from pipeline.inhand import NOBODY, Board, Suspects
 from pipeline.job import Settings
 from pipeline.ledger import LEDGER_SCHEMA, Ledger, now
 from pipeline.manifest.rows import ROW_SCHEMA
@@ -59,9 +60,13 @@ class ShardWorker:
     Args:
         job: with ``out`` in full.
         threads: for decoding, again for encoding, and on a CPU again for the network.
+        board: says which rows are in hand, by their number in the shard.
     """
 
-    def __init__(self, job: Settings, pack: Pack, storage: Storage, threads: int = 1) -> None:
+    def __init__(
+        self, job: Settings, pack: Pack, storage: Storage, threads: int = 1,
+        board: Board | None = None,
+    ) -> None:  # fmt: skip
         self._job = job
         self.storage = storage
         self._ledger = Ledger(storage, job.out)
@@ -71,8 +76,15 @@ class ShardWorker:
         self._model_digest = pack.digest
         self._job_digest = job.digest(pack.digest)
         self._threads = threads
+        self._board = board or Board()
 
-    def run(self, key: str, rows: pa.Table, on_progress: Callable[[int, int], None]) -> ShardResult:
+    def run(
+        self,
+        key: str,
+        rows: pa.Table,
+        on_progress: Callable[[int, int], None],
+        suspects: Suspects = NOBODY,
+    ) -> ShardResult:
         """Do the rows of a shard and commit it.
 
         Rows that its part has as done already, by the same job and from the same source, stay
@@ -82,6 +94,8 @@ class ShardWorker:
         Args:
             rows: as plan.Shard has them.
             on_progress: is told how many rows got done and failed since it was last told.
+            suspects: rows that may end this process, to be done first and one at a time, and
+                rows that are known to.
 
         Raises:
             SystemFault: results cannot be written, or the part cannot be read.
@@ -95,7 +109,7 @@ class ShardWorker:
             result.done = len(rows) - len(items)
             on_progress(result.done, 0)
             finished: list[Item] = []
-            for item in self._stages(items, clock):
+            for item in self._one_by_one_first(items, suspects, clock):
                 self._finish(item, key, before)
                 finished.append(item)
                 _count(result, item)
@@ -103,6 +117,20 @@ class ShardWorker:
             if finished:
                 self._ledger.commit(key, _part(part, finished, rows))
         return result
+
+    def _one_by_one_first(
+        self, items: list[Item], suspects: Suspects, clock: Clock
+    ) -> Iterator[Item]:
+        rest = []
+        for item in items:
+            if why := suspects.lost.get(item.index):
+                item.failure = ("decode", RowError("resource", why))
+                yield item
+            elif item.index in suspects.strikes:
+                yield from self._stages([item], clock)
+            else:
+                rest.append(item)
+        yield from self._stages(rest, clock)
 
     def _items(self, rows: pa.Table) -> Iterator[Item]:
         columns = [*ROW_SCHEMA.names, "variant", "_output_name"]
@@ -183,7 +211,8 @@ class ShardWorker:
         return items
 
     def _decode(self, item: Item) -> None:
-        photo = decode(item.data, self._job.pixels, self._job.max_pixels)
+        with self._board.holding([item.index], self._job.max_seconds):
+            photo = decode(item.data, self._job.pixels, self._job.max_pixels)
         item.data, item.pixels = b"", photo.pixels
         item.record.update(
             source_format=photo.format, source_width=photo.width, source_height=photo.height
@@ -214,10 +243,10 @@ class ShardWorker:
         if not good:
             return batch
         photos = np.stack([item.pixels for item in good if item.pixels is not None])
+        mixes, strengths = [item.mix for item in good], [item.strength for item in good]
         try:
-            styled = self._stylizer(
-                photos, [item.mix for item in good], [item.strength for item in good]
-            )
+            with self._board.holding([item.index for item in good]):
+                styled = self._stylizer(photos, mixes, strengths)
         except RowError as error:
             for item in good:
                 item.pixels, item.failure = None, ("stylize", error)

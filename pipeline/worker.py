@@ -13,6 +13,7 @@ from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
 
 from pipeline.errors import RequestError, ShardLost, SystemFault
+from pipeline.inhand import Board, Suspects
 from pipeline.job import Job
 from pipeline.results import ShardResult
 from pipeline.run import open_storage
@@ -58,14 +59,16 @@ class _Line(logging.handlers.QueueHandler):
                 os._exit(1)
 
 
-def serve(descriptor: int) -> None:
+def serve(pipe: int, board: int) -> None:
     """Take references to shards, answer with their results.
 
     Args:
-        descriptor: of one end of a pipe; the first thing that comes from it is the job and the
-            number of threads.
+        pipe: descriptor of one end; the first thing that comes from it is the job and the
+            number of threads, all others are references with the shard's suspects.
+        board: descriptor of the parent's Board.
     """
-    connection = Connection(descriptor)
+    connection = Connection(pipe)
+    in_hand = Board(board)
     line = _Line(connection)
     logging.getLogger().addHandler(line)
     log.setLevel(logging.INFO)
@@ -73,25 +76,25 @@ def serve(descriptor: int) -> None:
     worker: ShardWorker | None = None
     while True:
         try:
-            ref = connection.recv()
+            ref, suspects = connection.recv()
         except EOFError:
             return
         try:
-            worker = worker or _make_worker(job, threads)
-            line.send(_do(worker, ref, line))
+            worker = worker or _make_worker(job, threads, in_hand)
+            line.send(_do(worker, ref, suspects, line))
         except (SystemFault, RequestError) as fault:
             line.send(SystemFault(str(fault)))
         except Exception:  # the parent decides whether it is tried again
             line.send(ShardLost(f"shard {ref.number}: {traceback.format_exc()}"))
 
 
-def _make_worker(job: Job, threads: int) -> ShardWorker:
+def _make_worker(job: Job, threads: int, board: Board) -> ShardWorker:
     from pipeline.shard import ShardWorker
 
-    return ShardWorker(job, find_pack(job.pack), open_storage(job), threads)
+    return ShardWorker(job, find_pack(job.pack), open_storage(job), threads, board)
 
 
-def _do(worker: ShardWorker, ref: ShardRef, line: _Line) -> ShardResult:
+def _do(worker: ShardWorker, ref: ShardRef, suspects: Suspects, line: _Line) -> ShardResult:
     done = failed = 0
     told = 0.0
 
@@ -103,7 +106,7 @@ def _do(worker: ShardWorker, ref: ShardRef, line: _Line) -> ShardResult:
             line.send(Progress(done, failed))
 
     rows = read_shard(worker.storage, ref)
-    result = worker.run(ref.key, rows, on_progress)
+    result = worker.run(ref.key, rows, on_progress, suspects)
     busy = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in result.seconds.items())
     log.info("%d done, %d failed; busy: %s", result.done, result.failed, busy)
     return result

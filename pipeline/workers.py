@@ -7,10 +7,12 @@ multiprocessing runs the user's main module again.
 
 from __future__ import annotations
 
+import logging
 import os
 import queue
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from glob import glob
@@ -18,6 +20,7 @@ from multiprocessing import Pipe
 
 from pipeline.child import start_child
 from pipeline.errors import ShardLost
+from pipeline.inhand import NOBODY, Board, Suspects
 from pipeline.job import Job
 from pipeline.results import ShardResult
 from pipeline.spool import ShardRef
@@ -25,6 +28,9 @@ from pipeline.worker import Message
 
 # Seconds without a finished row after which a worker counts as hanging.
 STALLED = 900
+
+# Seconds between two looks at a worker that says nothing.
+LOOK_EVERY = 1.0
 
 # The network is called from several threads instead, see Stylizer.threads. Besides, torch's own
 # wait for each other by spinning: with another process on one of two cores that was measured to
@@ -58,6 +64,19 @@ def _gpu_count() -> int:
     return len(glob("/dev/nvidia[0-9]*"))
 
 
+class WorkerDied(ShardLost):
+    """A worker process ended in the midst of a shard.
+
+    Args:
+        in_hand: rows, by their number in the shard, that it was at. was_late: it was killed
+            because it was at one of them for too long.
+    """
+
+    def __init__(self, message: str, in_hand: frozenset[int], was_late: bool = False) -> None:
+        super().__init__(message)
+        self.in_hand, self.was_late = in_hand, was_late
+
+
 class WorkerPool:
     """Worker processes, started as they are needed and replaced when they die.
 
@@ -73,6 +92,7 @@ class WorkerPool:
         for device in devices:
             self._free.put((job.model_copy(update={"device": device}), None))
         self._alive: set[_Process] = set()
+        self._suspects: dict[str, Suspects] = {}
         self._lock = threading.Lock()
         self._closed = False
 
@@ -83,14 +103,26 @@ class WorkerPool:
             on_message: is given the worker's progress and log records, in this thread.
 
         Raises:
-            ShardLost: it was not finished; a process that died or hung is replaced.
+            ShardLost: it was not finished; a process that died or hung is replaced, and when
+                the shard is tried again, what it had in hand is done with care.
             SystemFault: something that every shard needs is broken.
         """
         job, process = self._free.get()
         try:
-            if process is None or not process.is_alive():
-                process = self._start(job)
-            return process.run(ref, on_message)
+            while True:
+                if process is None or not process.is_alive():
+                    process = self._start(job)
+                suspects = self._suspects.get(ref.key, NOBODY)
+                try:
+                    return process.run(ref, suspects, on_message)
+                except WorkerDied as death:
+                    late = f"decoding takes longer than {job.max_seconds:g} s (--max-seconds)"
+                    self._suspects[ref.key] = suspects.after_death(
+                        death.in_hand, late if death.was_late else ""
+                    )
+                    if not (death.was_late or suspects.are_explained_by(death.in_hand)):
+                        raise
+                    on_message(_warning(str(death)))
         finally:
             self._free.put((job, process))
 
@@ -111,17 +143,24 @@ class WorkerPool:
             return process
 
 
+def _warning(text: str) -> logging.LogRecord:
+    return logging.makeLogRecord({"levelno": logging.WARNING, "msg": text})
+
+
 class _Process:
     """The parent's end of a worker process."""
 
     def __init__(self, job: Job, threads: int) -> None:
         self._connection, theirs = Pipe()
+        self._board = Board()
+        descriptors = (theirs.fileno(), self._board.descriptor)
         self._child = start_child(
-            f"from pipeline.worker import serve; serve({theirs.fileno()})",
-            pass_fds=[theirs.fileno()],
+            f"from pipeline.worker import serve; serve{descriptors}",
+            pass_fds=descriptors,
             env=os.environ | WORKER_ENVIRONMENT,
         )
         theirs.close()
+        self._board.close()
         self._connection.send((job, threads))
 
     def is_alive(self) -> bool:
@@ -131,10 +170,24 @@ class _Process:
         self._child.kill()
         self._child.wait()
 
-    def run(self, ref: ShardRef, on_message: Callable[[Message], None]) -> ShardResult:
+    def run(
+        self, ref: ShardRef, suspects: Suspects, on_message: Callable[[Message], None]
+    ) -> ShardResult:
         try:
-            self._connection.send(ref)
-            while self._connection.poll(STALLED):
+            self._connection.send((ref, suspects))
+            heard = time.monotonic()
+            while time.monotonic() - heard < STALLED:
+                if self._board.is_overdue():
+                    self.kill()
+                    raise WorkerDied(
+                        f"worker {self._child.pid} took too long for an image of shard "
+                        f"{ref.number}; it was killed",
+                        self._board.rows(),
+                        was_late=True,
+                    )
+                if not self._connection.poll(LOOK_EVERY):
+                    continue
+                heard = time.monotonic()
                 message = self._connection.recv()
                 if isinstance(message, ShardResult):
                     return message
@@ -144,12 +197,14 @@ class _Process:
         except (EOFError, OSError):
             with suppress(subprocess.TimeoutExpired):
                 self._child.wait(5)
-            raise ShardLost(
+            raise WorkerDied(
                 f"worker {self._child.pid} ended while it did shard {ref.number} "
-                f"(exit code {self._child.returncode}; -9 is a kill, often for want of memory)"
+                f"(exit code {self._child.returncode}; -9 is a kill, often for want of memory)",
+                self._board.rows(),
             ) from None
         self.kill()
-        raise ShardLost(
+        raise WorkerDied(
             f"worker {self._child.pid} finished no row of shard {ref.number} in {STALLED} s; "
-            "it was killed"
+            "it was killed",
+            self._board.rows(),
         )

@@ -1,0 +1,198 @@
+"""Images that crash or hang the process that decodes them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import ShardLost
+from pipeline.inhand import NOBODY, SLOTS, Board
+from pipeline.job import Job
+from pipeline.results import ShardResult
+from pipeline.worker import Message
+from pipeline.workers import WorkerPool
+from tests.pipeline.runs import changed, ledger_of, plan_job, run_job
+
+# What a worker imports first. No decoder that is at hand crashes, so these are given faults.
+FAULTY = """
+import ctypes
+from pipeline import codec
+whole = codec.decode
+
+def decode(data, *rest):
+    if data.endswith(b"CRASH"):
+        ctypes.string_at(0)
+    if data.endswith(b"HANG"):
+        7 ** 10**9  # for hours, and no other thread comes to run
+    return whole(data, *rest)
+
+codec.decode = decode
+"""
+
+
+@pytest.fixture
+def faulty(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
+    """A job of one shard, whose workers' decoder is faulty."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(FAULTY)
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    return changed(job, shard_size=8)
+
+
+@pytest.fixture
+def pools() -> Iterator[list[WorkerPool]]:
+    made: list[WorkerPool] = []
+    yield made
+    for pool in made:
+        pool.close()
+
+
+def spoil(job: Job, name: str, how: bytes) -> None:
+    path = Path(job.source, name)
+    path.write_bytes(path.read_bytes() + how)
+
+
+def do(job: Job, pools: list[WorkerPool]) -> tuple[ShardResult, list[Message], int]:
+    """Do the only shard of a job as the flow does; the result, and how often it was lost."""
+    _, (ref,) = plan_job(job)
+    pool = WorkerPool(job, ["cpu"])
+    pools.append(pool)
+    messages: list[Message] = []
+    for lost in range(4):
+        try:
+            return pool.run(ref, messages.append), messages, lost
+        except ShardLost:
+            pass
+    raise AssertionError("the shard was lost again and again")
+
+
+def failures(job: Job) -> dict[str, str]:
+    rows = ledger_of(job.out).to_pylist()
+    assert len(rows) == 8
+    for row in rows:
+        assert Path(job.out, "images", row["id"]).exists() == (row["status"] == "done")
+    return {row["id"]: row["error_message"] for row in rows if row["status"] == "failed"}
+
+
+def test_images_that_crash_the_decoder_cost_themselves_only(
+    faulty: Job, pools: list[WorkerPool]
+) -> None:
+    spoil(faulty, "002.jpg", b"CRASH")
+    spoil(faulty, "005.jpg", b"CRASH")
+    result, messages, lost = do(faulty, pools)
+    assert (result.done, result.failed) == (6, 2)
+    why = "2 worker processes ended while they did it alone"
+    assert failures(faulty) == {"002.jpg": why, "005.jpg": why}
+    assert lost <= 2
+    assert sum("exit code -11" in str(message) for message in map(vars_of, messages)) >= 2
+    # Where the decoder has been mended, the next run does them without being asked.
+    assert run_job(faulty).done == 8
+
+
+def vars_of(message: Message) -> str:
+    return getattr(message, "msg", "")
+
+
+def test_an_image_that_hangs_costs_itself_only(faulty: Job, pools: list[WorkerPool]) -> None:
+    faulty = changed(faulty, max_seconds=1.5)
+    spoil(faulty, "003.jpg", b"HANG")
+    result, _, lost = do(faulty, pools)
+    assert (result.done, result.failed, lost) == (7, 1, 0)
+    assert failures(faulty) == {"003.jpg": "decoding takes longer than 1.5 s (--max-seconds)"}
+
+
+def test_a_worker_killed_from_outside_costs_no_image(faulty: Job, pools: list[WorkerPool]) -> None:
+    spoil(faulty, "004.jpg", b"CRASH")
+    _, (ref,) = plan_job(faulty)
+    pool = WorkerPool(faulty, ["cpu"])
+    pools.append(pool)
+    with pytest.raises(ShardLost):
+        pool.run(ref, lambda message: None)
+    suspects = pool._suspects[ref.key].strikes
+    assert 4 in suspects
+    # One more death with a good image alone in hand is no proof against it.
+    good = min(suspects)
+    pool._suspects[ref.key] = pool._suspects[ref.key].after_death(frozenset([good]))
+    Path(faulty.source, "004.jpg").write_bytes(Path(faulty.source, "003.jpg").read_bytes())
+    assert pool.run(ref, lambda message: None).done == 8
+
+
+def test_deaths_tell_more_and_more() -> None:
+    many = NOBODY.after_death(frozenset([3, 4]))
+    assert many.strikes == {3: 0, 4: 0}
+    assert not NOBODY.are_explained_by(frozenset([3]))  # it may have been anything
+    assert not many.are_explained_by(frozenset([3, 4]))
+    assert not many.are_explained_by(frozenset())
+    assert many.are_explained_by(frozenset([4]))
+    once = many.after_death(frozenset([4]))
+    assert (once.strikes, once.lost) == ({3: 0, 4: 1}, {})
+    twice = once.after_death(frozenset([4]))
+    assert twice.strikes == {3: 0}
+    assert list(twice.lost) == [4]
+    late = twice.after_death(frozenset([3, 7]), "late")
+    assert (late.strikes, late.lost) == ({3: 0, 7: 0}, twice.lost)
+    assert late.after_death(frozenset([7]), "late").lost == {**twice.lost, 7: "late"}
+
+
+def test_a_board_says_what_is_in_hand_and_whether_for_too_long() -> None:
+    board = Board()
+    assert board.rows() == frozenset()
+    with board.holding([0, 7]), board.holding([3], seconds=0.05):
+        assert board.rows() == {0, 3, 7}
+        assert not board.is_overdue()
+        time.sleep(0.1)
+        assert board.is_overdue()
+    assert board.rows() == frozenset()
+    assert not board.is_overdue()
+
+
+def test_a_board_has_room_again() -> None:
+    board = Board()
+    for _ in range(3):
+        with board.holding(range(2 * SLOTS)):
+            assert board.rows() == set(range(SLOTS))
+    threads = [threading.Thread(target=hold, args=(board, row)) for row in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert board.rows() == frozenset()
+
+
+def hold(board: Board, row: int) -> None:
+    for _ in range(50):
+        with board.holding([row]):
+            assert row in board.rows()
+
+
+CHILD = """
+import sys, time
+from pipeline.inhand import Board
+
+with Board(int(sys.argv[1])).holding([5, 6]):
+    print("holding", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_board_outlives_its_writer() -> None:
+    board = Board()
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(board.descriptor)],
+        pass_fds=[board.descriptor], stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert child.stdout is not None
+    board.close()
+    assert child.stdout.readline() == b"holding\n"
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    assert board.rows() == {5, 6}
