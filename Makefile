@@ -20,7 +20,7 @@ check: .venv/installed
 
 # How fast restyle is here, and how much faster than the usual way.
 bench: .venv/installed
-	$(BIN)/restyle bench
+	$(BIN)/restyle bench --against tests/benchmarks/usual_way.py --against tests/benchmarks/good_afternoon.py
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

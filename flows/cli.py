@@ -238,8 +238,15 @@ def evaluate(
 
 
 @app.command
-def bench(*, images: str = "", count: int = 1024, json: bool = False) -> int:
-    """How fast restyle is here, stage by stage, and against the usual way.
+def bench(
+    *,
+    images: str = "",
+    count: int = 1024,
+    against: tuple[Path, ...] = (),
+    plot: str = "",
+    json: bool = False,
+) -> int:
+    """How fast restyle is here, stage by stage and end to end, and what limits it.
 
     Parameters
     ----------
@@ -247,12 +254,17 @@ def bench(*, images: str = "", count: int = 1024, json: bool = False) -> int:
         A folder of photos to use instead of synthetic ones.
     count
         How many images to run end to end.
+    against
+        A Python program to compare with, started as PROGRAM PHOTOS OUT; measured from its first
+        result on. tests/benchmarks/ has two.
+    plot
+        An SVG file to draw the figures in.
     json
         Print figures as JSON.
     """
     from flows.terminal import run_bench
 
-    return run_bench(images, count, json)
+    return run_bench(images, count, list(against), plot, json)
 
 
 @app.command

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -254,26 +255,35 @@ def _storage(storage_option: tuple[str, ...]) -> Storage:
         raise RequestError(f"--storage-option: {error}") from error
 
 
-def run_bench(images: str, count: int, as_json: bool) -> int:
+def run_bench(images: str, count: int, against: list[Path], plot: str, as_json: bool) -> int:
     """Measure and print; the exit code."""
-    from pipeline.bench import measure
+    from pipeline import bench
 
+    if missing := [script for script in against if not script.is_file()]:
+        raise RequestError(f"--against {missing[0]}: there is no such file")
     with console.status("measuring") as at_work:
-        figures = measure(images, count, lambda what: at_work.update(f"measuring: {what}"))
+        figures = bench.measure(
+            images, count, against, lambda what: at_work.update(f"measuring: {what}")
+        )
+    if plot:
+        Path(plot).write_text(bench.plot(figures))
     if as_json:
-        print(json.dumps(asdict(figures), indent=2))
+        print(json.dumps(asdict(figures) | {"share": figures.share}, indent=2))
         return 0
     table = Table.grid(padding=(0, 2))
-    table.columns = [Column(), Column(justify="right")]
+    table.columns = [Column(), Column(justify="right"), Column()]
     for label, rate in (
         ("decode alone", figures.decode),
         ("network alone", figures.network),
         ("encode alone", figures.encode),
-        ("end to end", figures.end_to_end),
-        ("the usual way", figures.usual_way),
+        ("what these allow", figures.allowed),
     ):
         table.add_row(label, f"{rate:,.1f} images/s")
-    table.add_row("end to end against the usual way", f"{figures.ratio:.1f} times")
+    reached = f"{figures.share:.0%} of that; the {figures.limit} is the limit"
+    table.add_row("end to end", f"{figures.end_to_end:,.1f} images/s", reached)
+    for rival in figures.rivals:
+        compared = f"restyle is {rival.ratio:.1f} times as fast"
+        table.add_row(escape(rival.name), f"{rival.rate:,.1f} images/s", compared)
     console.print(f"{figures.size}x{figures.size} JPEG to JPEG, {figures.machine}")
     console.print(table)
     return 0

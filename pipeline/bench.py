@@ -1,23 +1,28 @@
-"""How fast restyle is on this machine, stage by stage and end to end, and the usual way."""
+"""How fast restyle is on this machine, stage by stage and end to end, and others beside it."""
 
 from __future__ import annotations
 
 import itertools
+import math
 import multiprocessing
+import os
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jinja2 import Environment, PackageLoader
 from PIL import Image
 
 from pipeline.codec import Pixels, decode, encode
-from pipeline.errors import RowError
+from pipeline.errors import RequestError, RowError
 from pipeline.job import Job
 from pipeline.manifest import open_manifest
 from pipeline.run import begin, prepare
@@ -40,15 +45,29 @@ WARM_UP = 1.0
 
 SHARD = 64  # images, in the measurement end to end
 
+# Another program is watched for so long, after its first result.
+RIVAL_SECONDS = 15.0
+LOOK_EVERY = 0.05
+
+
+@dataclass(frozen=True)
+class Rival:
+    """Another program that does the same: its images a second, and how many times that we do."""
+
+    name: str
+    rate: float
+    ratio: float
+
 
 @dataclass(frozen=True)
 class Figures:
     """Images a second of the whole machine, all of SIZE x SIZE.
 
     Args:
-        network: pixels in memory to pixels in memory. end_to_end: JPEG files to JPEG files and
-            ledger, workers running. usual_way: open, ToTensor, Johnson's network in float32,
-            save, one image at a time. ratio: end_to_end over usual_way.
+        decode, network, encode: each alone on all cores; of the network, pixels in memory to
+            pixels in memory. allowed: what these allow end to end: on a CPU they share the
+            cores, beside a GPU the slowest sets the pace. limit: which takes most.
+        end_to_end: JPEG files to JPEG files and ledger, workers running.
     """
 
     machine: str
@@ -57,45 +76,88 @@ class Figures:
     decode: float
     network: float
     encode: float
+    allowed: float
+    limit: str
     end_to_end: float
-    usual_way: float
-    ratio: float
+    rivals: list[Rival]
+
+    @property
+    def share(self) -> float:
+        """How much of what is allowed is reached, 0 to 1."""
+        return self.end_to_end / self.allowed
 
 
-def measure(photos: str, count: int, tell: Callable[[str], None]) -> Figures:
+def measure(
+    photos: str, count: int, against: Sequence[Path], tell: Callable[[str], None]
+) -> Figures:
     """Measure everything, one after the other, on the same images.
 
     Args:
         photos: a folder of images to use, scaled to SIZE; empty: synthetic ones.
         count: images to do end to end.
+        against: Python programs that take a folder of photos and one for the results.
         tell: is told what is being measured.
+
+    Raises:
+        RequestError: there are no such photos, or a program failed.
     """
     folder = Path(tempfile.mkdtemp(prefix="restyle-bench-"))
     try:
         tell("making images")
         pictures = _photos(photos) if photos else _synthetic()
         files = [encode(picture, "jpg", QUALITY) for picture in pictures]
-        tell("decode")
-        decode_rate = _threaded(lambda data: decode(data, (SIZE, SIZE), MAX_PIXELS), files)
-        tell("encode")
-        encode_rate = _threaded(lambda pixels: encode(pixels, "jpg", QUALITY), pictures)
-        tell("network")
         devices = devices_for(_job(folder), cpu_count())
-        network_rate = _network_rate(devices)
-        tell("the usual way")
-        usual = _usual_way(files, folder)
-        tell("end to end")
-        whole = _end_to_end(files, folder, count)
-        tell("the usual way, again")
+        _write(files, folder / "photos", count + len(devices) * SHARD)
+        _write(files, folder / "rivals", count)
+        rates = {}
+        tell("decode")
+        rates["decode"] = _threaded(lambda data: decode(data, (SIZE, SIZE), MAX_PIXELS), files)
+        tell("encode")
+        rates["encode"] = _threaded(lambda pixels: encode(pixels, "jpg", QUALITY), pictures)
+        tell("network")
+        rates["network"] = _network_rate(devices)
         # Before and after, and the mean of both: a busy neighbour shall not decide the ratio.
-        usual = (usual + _usual_way(files, folder)) / 2
+        before = _rivals(against, folder, tell)
+        tell("end to end")
+        whole = _end_to_end(folder)
+        after = _rivals(against, folder, tell)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     kind = "cuda" if devices[0].startswith("cuda") else "cpu"
-    machine = f"{plural(len(devices), 'worker')} on {kind}, {plural(cpu_count(), 'core')}"
+    allowed = min(rates.values())
+    if kind == "cpu":
+        allowed = 1.0 / sum(1.0 / rate for rate in rates.values())
+    rivals = [
+        Rival(script.stem.replace("_", " "), rate, whole / rate)
+        for script, one, other in zip(against, before, after, strict=True)
+        if (rate := (one + other) / 2)
+    ]
     return Figures(
-        machine, SIZE, count, decode_rate, network_rate, encode_rate, whole, usual, whole / usual
-    )
+        machine=f"{plural(len(devices), 'worker')} on {kind}, {plural(cpu_count(), 'core')}",
+        size=SIZE, images=count, **rates, allowed=allowed, limit=min(rates, key=rates.__getitem__),
+        end_to_end=whole, rivals=rivals,
+    )  # fmt: skip
+
+
+def plot(figures: Figures) -> str:
+    """The figures as bars, an SVG picture."""
+    stages = [("decode alone", figures.decode), ("network alone", figures.network),
+              ("encode alone", figures.encode), ("allowed by these", figures.allowed),
+              ("end to end", figures.end_to_end)]  # fmt: skip
+    rivals = [(rival.name, rival.rate) for rival in figures.rivals]
+    # A scale on which ten times as fast is the same step everywhere.
+    logs = [math.log(rate) for _, rate in stages + rivals]
+    span = max(max(logs) - min(logs), 1e-9)
+    lengths = [0.1 + 0.9 * (log - min(logs)) / span for log in logs]
+    bars = zip(stages + rivals, lengths, strict=True)
+    template = Environment(loader=PackageLoader("pipeline"), autoescape=True)
+    return template.get_template("bench.svg").render(figures=figures, bars=bars)
+
+
+def _write(files: list[bytes], folder: Path, count: int) -> None:
+    folder.mkdir()
+    for number, data in zip(range(count), itertools.cycle(files), strict=False):
+        (folder / f"{number:06d}.jpg").write_bytes(data)
 
 
 def _photos(source: str) -> list[Pixels]:
@@ -108,6 +170,8 @@ def _photos(source: str) -> list[Pixels]:
                 pictures.append(decode(data, (SIZE, SIZE), MAX_PIXELS).pixels)
             if len(pictures) == DISTINCT:
                 return pictures
+    if not pictures:
+        raise RequestError(f"{source} has no images")
     return pictures
 
 
@@ -175,14 +239,9 @@ def _job(folder: Path) -> Job:
     )
 
 
-def _end_to_end(files: list[bytes], folder: Path, count: int) -> float:
+def _end_to_end(folder: Path) -> float:
     """With workers that run already: how long a start takes does not tell how fast they are."""
     job = _job(folder)
-    workers = len(devices_for(job, cpu_count()))
-    photos = folder / "photos"
-    photos.mkdir()
-    for number, data in zip(range(count + workers * SHARD), itertools.cycle(files), strict=False):
-        (photos / f"{number:06d}.jpg").write_bytes(data)
     request = prepare(job)
     _, refs = begin(request)
     pool = WorkerPool(request.job, devices_for(job, len(refs)))
@@ -201,27 +260,35 @@ def _do(threads: ThreadPoolExecutor, pool: WorkerPool, refs: Iterable[ShardRef])
     return sum(threads.map(lambda ref: pool.run(ref, lambda message: None).done, refs))
 
 
-def _usual_way(files: list[bytes], folder: Path) -> float:
-    """What most people do today: one image at a time through Johnson's network, in float32.
+def _rivals(scripts: Sequence[Path], folder: Path, tell: Callable[[str], None]) -> list[float]:
+    rates = []
+    for script in scripts:
+        tell(script.name)
+        rates.append(_rival(script, folder / "rivals", folder / "rival-results"))
+        shutil.rmtree(folder / "rival-results")
+    return rates
 
-    As neural_style.py of the PyTorch examples does it, on all cores.
-    """
-    import torch
-    from torchvision.transforms.functional import to_tensor
 
-    from pipeline.networks.johnson import JohnsonNet
-
-    network = JohnsonNet().eval()
-    paths = [folder / f"usual-{number}.jpg" for number in range(len(files))]
-    for path, data in zip(paths, files, strict=True):
-        path.write_bytes(data)
-
-    def one(path: Path) -> int:
-        photo = to_tensor(Image.open(path).convert("RGB"))[None]
-        with torch.no_grad():
-            result = network(photo)[0]
-        pixels = result.mul(255).clamp(0, 255).permute(1, 2, 0).to(torch.uint8).numpy()
-        Image.fromarray(pixels).save(path.with_name("usual-result.jpg"), quality=QUALITY)
-        return 1
-
-    return _rate(one(path) for path in itertools.cycle(paths))
+def _rival(script: Path, photos: Path, out: Path) -> float:
+    """From its first results on, as they appear in ``out``: a start takes what it takes."""
+    out.mkdir()
+    with tempfile.TemporaryFile("w+") as errors:
+        child = subprocess.Popen(
+            [sys.executable, str(script), str(photos), str(out)], stdout=errors, stderr=errors
+        )
+        try:
+            first = 0
+            while not first and child.poll() is None:
+                time.sleep(LOOK_EVERY)
+                first = len(os.listdir(out))
+            start = time.perf_counter()
+            while child.poll() is None and time.perf_counter() < start + RIVAL_SECONDS:
+                time.sleep(LOOK_EVERY)
+            seconds, done = time.perf_counter() - start, len(os.listdir(out))
+            if child.returncode or done == first:
+                errors.seek(0)
+                raise RequestError(f"{script} has failed: {errors.read()[-300:]}")
+        finally:
+            child.kill()
+            child.wait()
+    return (done - first) / seconds
