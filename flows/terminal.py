@@ -20,6 +20,7 @@ from rich.table import Column, Table
 
 from pipeline.errors import RequestError, SystemFault
 from pipeline.job import Job, parse_options
+from pipeline.output import Output
 from pipeline.results import Summary
 from pipeline.storage import Storage, absolute, redact
 from pipeline.text import plural, size, span
@@ -204,7 +205,7 @@ def make_report(out: str, storage_option: tuple[str, ...]) -> int:
     """Write the page of a job and say where it is; the exit code."""
     from pipeline.report import write_report
 
-    url = write_report(_storage(storage_option), absolute(out))
+    url = write_report(_storage(storage_option, absolute(out)), absolute(out))
     console.print(redact(url))
     return 0
 
@@ -248,11 +249,15 @@ def _show_verdict(verdict: Verdict, out: str) -> None:
         console.print(f"  restyle verify {escape(redact(out))} --repair does them again")
 
 
-def _storage(storage_option: tuple[str, ...]) -> Storage:
+def _storage(storage_option: tuple[str, ...], out: str = "") -> Storage:
+    """Storage with these options; for the originals of the job in ``out``, if it is given."""
     try:
-        return Storage(parse_options(storage_option))
+        options = parse_options(storage_option)
     except ValueError as error:
         raise RequestError(f"--storage-option: {error}") from error
+    storage = Storage(options)
+    record = Output(storage, out).read_job() if out else None
+    return Storage(options, allow_private=bool(record and record.job.get("allow_private")))
 
 
 def run_bench(images: str, count: int, against: list[Path], plot: str, as_json: bool) -> int:

@@ -76,6 +76,9 @@ class Settings(BaseModel):
     allow_scheme: tuple[str, ...] = Field(
         (), description="Further URL schemes that a manifest may name, such as https."
     )
+    allow_private: bool = Field(
+        False, description="Let http(s) rows name hosts that are not on the public internet."
+    )
     storage_option: tuple[str, ...] = Field(
         (), description="key=value for S3: endpoint_url, profile, region, anon."
     )

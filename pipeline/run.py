@@ -41,7 +41,7 @@ def open_storage(job: Job) -> Storage:
     """Storage for a job whose places are in full."""
     out = absolute(job.out)
     scratch = join(out, ".restyle", "partial") if out.startswith("/") else ""
-    return Storage(job.options, scratch)
+    return Storage(job.options, scratch, job.allow_private)
 
 
 def prepare(job: Job) -> Request:

@@ -9,13 +9,14 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from fsspec import AbstractFileSystem, filesystem
 
 from pipeline.errors import RequestError, RowError, SystemFault
+from pipeline.web import REFUSED, WEB_SCHEMES, is_private, public_web
 
 # Seconds. One lost connection must not hold a shard for longer than a person would wait.
 CONNECT_TIMEOUT = 10
@@ -63,10 +64,17 @@ class Storage:
             takes goes to it unchanged. Credentials come from the environment.
         scratch: a local folder for files that are not whole yet, on the file system of what
             will be written; by default they lie beside the file they become.
+        allow_private: whether read() asks hosts that are not on the public internet.
     """
 
-    def __init__(self, options: Mapping[str, str] | None = None, scratch: str = "") -> None:
+    def __init__(
+        self,
+        options: Mapping[str, str] | None = None,
+        scratch: str = "",
+        allow_private: bool = False,
+    ) -> None:
         self._options = dict(options or {})
+        self._public_web = None if allow_private else cache(public_web)
         self._scratch = Path(scratch) if scratch else None
         self._s3_systems: dict[int, AbstractFileSystem] = {}
 
@@ -138,8 +146,8 @@ class Storage:
                 if isinstance(got, bytes):
                     results[index] = got
                     continue
-                results[index] = RowError("storage", _why_unread(got))
-                if not isinstance(got, NOT_TRANSIENT):
+                results[index] = _why_unread(got)
+                if not isinstance(got, NOT_TRANSIENT) and not is_private(got):
                     passing.append(index)
             waiting = passing
             if not waiting:
@@ -156,7 +164,10 @@ class Storage:
             by_scheme.setdefault(scheme_of(source.uri), []).append(index)
         for indices in by_scheme.values():
             wanted = [sources[index] for index in indices]
-            fs, _ = self._open(wanted[0].uri, 1)
+            if scheme_of(wanted[0].uri) in WEB_SCHEMES and self._public_web:
+                fs = self._public_web()
+            else:
+                fs, _ = self._open(wanted[0].uri, 1)
             paths = [str(fs._strip_protocol(tar_of(source.uri))) for source in wanted]
             got = fs.cat_ranges(paths, [s.offset for s in wanted], [s.end for s in wanted])
             for index, result in zip(indices, got, strict=True):
@@ -392,7 +403,9 @@ def _back_off(attempt: int) -> None:
     time.sleep(FIRST_DELAY * 2 ** (attempt - 1) * random.uniform(0.5, 1.5))
 
 
-def _why_unread(error: Exception) -> str:
+def _why_unread(error: Exception) -> RowError:
     if isinstance(error, FileNotFoundError):
-        return ABSENT
-    return f"cannot be read: {describe(error)}"
+        return RowError("storage", ABSENT)
+    if is_private(error):
+        return RowError("input", REFUSED)
+    return RowError("storage", f"cannot be read: {describe(error)}")

@@ -139,6 +139,8 @@ CHANGES: dict[str, Any] = {
     "pack": "mine.safetensors",
     "max_pixels": 1000,
     "allow_scheme": ("https",),
+    "allow_private": True,
+    "max_seconds": 5.0,
     "storage_option": ("region=eu-west-1",),
 }
 

@@ -137,7 +137,11 @@ def test_rows_that_are_done_are_left_alone(job: Job) -> None:
 
 def test_rows_that_are_done_are_left_alone_though_their_address_holds_a_secret(job: Job) -> None:
     with serving(files({"/a.jpg": jpeg()})) as server:
-        job = changed(manifest(job, [f"{server.url}/a.jpg?signature=xyz"]), allow_scheme=["http"])
+        job = changed(
+            manifest(job, [f"{server.url}/a.jpg?signature=xyz"]),
+            allow_scheme=["http"],
+            allow_private=True,
+        )
         request, (ref,) = plan_job(job)
         worker = ShardWorker(request.job, request.pack, request.storage)
         rows = read_shard(request.storage, ref)
@@ -151,7 +155,7 @@ def test_no_secret_of_an_address_is_kept(job: Job) -> None:
     with serving(files({"/a.jpg": jpeg()})) as server:
         host = server.url.removeprefix("http://")
         uris = [f"http://me:hush@{host}/{name}.jpg?signature=xyz" for name in ("a", "none")]
-        job = changed(manifest(job, uris), allow_scheme=["http"])
+        job = changed(manifest(job, uris), allow_scheme=["http"], allow_private=True)
         summary = run_job(job)
     assert (summary.done, summary.failed) == (1, 1)
     everything = str(ledger_of(job.out).to_pylist()) + str(summary)
