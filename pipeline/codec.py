@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, UnidentifiedImageError
+from PIL import Image, ImageCms, PngImagePlugin, UnidentifiedImageError
 
 from pipeline.errors import RowError
 
@@ -34,6 +35,8 @@ UPRIGHT = {
 
 # decode() has a limit of its own, with a message of its own.
 Image.MAX_IMAGE_PIXELS = None
+# Colour profiles of printers have megabytes, which Pillow counts among the texts.
+PngImagePlugin.MAX_TEXT_CHUNK = 16 * 1024 * 1024
 warnings.filterwarnings("ignore", module="PIL")
 
 
@@ -156,15 +159,22 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 def _from_deep_grey(image: Image.Image) -> Image.Image:
     """More than 8 bits of grey to 8: 16 bits to the nearest, others by their range."""
-    values = np.asarray(image).astype(np.float64)
+    values = np.asarray(image)
     if image.mode != "F" and values.min() >= 0 and values.max() <= 65535:
-        grey = values / 257.0
-    else:
-        finite = values[np.isfinite(values)]
-        low, high = (finite.min(), finite.max()) if finite.size else (0.0, 1.0)
-        values = np.nan_to_num(values, nan=low, posinf=high, neginf=low)
-        grey = (values - low) / max(high - low, 1e-12) * 255.0
-    return Image.fromarray(np.rint(grey).astype(np.uint8))
+        return Image.fromarray(_upper_half()[values])
+    finite = values[np.isfinite(values)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
+    grey = np.nan_to_num(values.astype(np.float32), nan=low, posinf=high, neginf=low)
+    with np.errstate(over="ignore"):
+        grey -= low
+        grey *= 255.0 / max(high - low, 1e-12)
+    return Image.fromarray(np.rint(np.clip(grey, 0.0, 255.0, out=grey)).astype(np.uint8))
+
+
+@lru_cache(maxsize=1)
+def _upper_half() -> Pixels:
+    """What each number of 16 bits is in 8."""
+    return np.rint(np.arange(65536) / 257.0).astype(np.uint8)
 
 
 @lru_cache(maxsize=32)
@@ -211,4 +221,6 @@ def encode(pixels: Pixels, image_format: str, quality: int) -> bytes:
 
 
 def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    # Without counts, so that reasons can be counted.
+    text = re.sub(r" \(\d+ bytes not processed\)", "", " ".join(str(error).split()))
+    return text[:200] or type(error).__name__
