@@ -8,7 +8,13 @@ import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
+
+from pipeline.styles.mix import Mix
+from pipeline.styles.pack import find_pack
+from pipeline.stylizer import Stylizer
+from tests.conftest import open_image, write_photos
 
 HERE = Path(__file__).parent
 
@@ -23,24 +29,36 @@ def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_bench_prints_every_figure_and_restyle_is_many_times_faster_than_the_usual_way(
     tmp_path: Path,
 ) -> None:
-    scripts = [str(HERE / name) for name in ("usual_way.py", "good_afternoon.py")]
     plot = tmp_path / "bench.svg"
-    done = bench("--json", "--plot", str(plot), "--against", scripts[0], "--against", scripts[1])
+    done = bench("--json", "--plot", str(plot), "--against", str(HERE / "usual_way.py"))
     assert done.returncode == 0, done.stderr
     figures = json.loads(done.stdout)
     rates = [figures[name] for name in ("decode", "network", "encode")]
     assert figures["allowed"] <= min(rates)
     assert figures["limit"] == "network"
     assert figures["share"] == pytest.approx(figures["end_to_end"] / figures["allowed"])
-    usual, good = figures["rivals"]
-    assert (usual["name"], good["name"]) == ("usual way", "good afternoon")
-    for rival in (usual, good):
-        assert rival["ratio"] == pytest.approx(figures["end_to_end"] / rival["rate"])
+    (usual,) = figures["rivals"]
+    assert usual["name"] == "usual way"
+    assert usual["ratio"] == pytest.approx(figures["end_to_end"] / usual["rate"])
     # What it is on a quiet machine is in the README; one that runs tests is not quiet.
     assert usual["ratio"] > 5
-    assert good["rate"] > usual["rate"]
     texts = [node.text for node in ElementTree.parse(plot).iter() if node.tag.endswith("text")]
-    assert {"network alone", "end to end", "usual way", "good afternoon"} <= set(texts)
+    assert {"network alone", "end to end", "usual way"} <= set(texts)
+
+
+@pytest.mark.slow
+def test_the_good_afternoon_does_the_same_as_restyle(tmp_path: Path) -> None:
+    photos = write_photos(tmp_path / "photos", 3, size=128)
+    (tmp_path / "out").mkdir()
+    command = [sys.executable, str(HERE / "good_afternoon.py"), str(photos), str(tmp_path / "out")]
+    subprocess.run(command, check=True)
+    pack = find_pack("")
+    stylizer = Stylizer(pack, "auto")
+    for path in sorted(photos.iterdir()):
+        photo = open_image(path.read_bytes())[None]
+        ours = stylizer(photo, [Mix({pack.names[0]: 1.0})], [1.0])[0]
+        theirs = open_image((tmp_path / "out" / path.name).read_bytes())
+        assert np.abs(ours.astype(int) - theirs).mean() < 3  # JPEG between them
 
 
 def test_a_program_that_fails_is_told(tmp_path: Path) -> None:
