@@ -44,6 +44,7 @@ def main(photos: str, out: str) -> None:
     device = pick_device("auto")
     dtype = pick_dtype("auto", device)
     network = find_pack("").load().to(device, memory_format=torch.channels_last).eval()
+    torch._dynamo.config.suppress_errors = True  # uncompiled where there is no compiler
     run = torch.compile(network)
     style = torch.eye(len(find_pack("").names), device=device)[:1]
     cores = len(os.sched_getaffinity(0))
