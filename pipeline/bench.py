@@ -109,6 +109,8 @@ def measure(
         devices = devices_for(_job(folder), cpu_count())
         _write(files, folder / "photos", count + len(devices) * SHARD)
         _write(files, folder / "rivals", count)
+        # Before and after, and the mean of both: a busy neighbour shall not decide the ratio.
+        before = _rivals(against, folder, tell)
         rates = {}
         tell("decode")
         rates["decode"] = _threaded(lambda data: decode(data, (SIZE, SIZE), MAX_PIXELS), files)
@@ -116,8 +118,6 @@ def measure(
         rates["encode"] = _threaded(lambda pixels: encode(pixels, "jpg", QUALITY), pictures)
         tell("network")
         rates["network"] = _network_rate(devices)
-        # Before and after, and the mean of both: a busy neighbour shall not decide the ratio.
-        before = _rivals(against, folder, tell)
         tell("end to end")
         whole = _end_to_end(folder)
         after = _rivals(against, folder, tell)

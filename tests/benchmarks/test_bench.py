@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from pipeline.codec import encode
 from pipeline.styles.mix import Mix
 from pipeline.styles.pack import find_pack
 from pipeline.stylizer import Stylizer
@@ -46,19 +48,19 @@ def test_bench_prints_every_figure_and_restyle_is_many_times_faster_than_the_usu
     assert {"network alone", "end to end", "usual way"} <= set(texts)
 
 
-@pytest.mark.slow
 def test_the_good_afternoon_does_the_same_as_restyle(tmp_path: Path) -> None:
     photos = write_photos(tmp_path / "photos", 3, size=128)
     (tmp_path / "out").mkdir()
     command = [sys.executable, str(HERE / "good_afternoon.py"), str(photos), str(tmp_path / "out")]
-    subprocess.run(command, check=True)
+    # Its results, not its speed: compiling takes longer than all the rest.
+    subprocess.run(command, check=True, env=os.environ | {"TORCH_COMPILE_DISABLE": "1"})
     pack = find_pack("")
     stylizer = Stylizer(pack, "auto")
     for path in sorted(photos.iterdir()):
         photo = open_image(path.read_bytes())[None]
         ours = stylizer(photo, [Mix({pack.names[0]: 1.0})], [1.0])[0]
         theirs = open_image((tmp_path / "out" / path.name).read_bytes())
-        assert np.abs(ours.astype(int) - theirs).mean() < 3  # JPEG between them
+        assert np.abs(open_image(encode(ours, "jpg", 92)).astype(int) - theirs).mean() < 1
 
 
 def test_a_program_that_fails_is_told(tmp_path: Path) -> None:
