@@ -2,9 +2,9 @@
 
 What people can say is how much of the photo shall remain, and that holds for any painting; which
 weight brings it about differs from painting to painting and from loss to loss. So the content
-distance is given, and each style's weight follows from it: too far from the photo raises it, too near lowers
-it, as a multiplier of a constraint (Platt and Barr 1988, "Constrained Differential Optimization";
-Rezende and Viola 2018, "Taming VAEs", sec. 2.3).
+distance is given, and each style's weight follows from it: too far from the photo raises it, too
+near lowers it, as a multiplier of a constraint (Platt and Barr 1988, "Constrained Differential
+Optimization"; Rezende and Viola 2018, "Taming VAEs", sec. 2.3).
 """
 
 from __future__ import annotations
