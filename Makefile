@@ -1,15 +1,19 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check bench clean
+.PHONY: demo test test-all check bench clean
 
 # The main job on sample photos; says where to look.
 demo: .venv/installed
 	$(BIN)/restyle demo
 
-# All checks, then all tests.
+# All checks, then the tests.
 test: check
 	$(BIN)/pytest
+
+# Those that measure for long, too.
+test-all: check
+	$(BIN)/pytest -m ""
 
 # Style, types, and that imports go one way: flows -> tasks -> pipeline.
 check: .venv/installed

@@ -27,7 +27,7 @@ def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True)
 
 
-@pytest.mark.slow
+@pytest.mark.extra
 def test_bench_prints_every_figure_and_restyle_is_many_times_faster_than_the_usual_way(
     tmp_path: Path,
 ) -> None:

@@ -82,7 +82,7 @@ def test_a_decoder_that_takes_too_long_costs_its_image_only(job: Job) -> None:
     assert time.monotonic() - start < 40
 
 
-@pytest.mark.slow
+@pytest.mark.extra
 def test_no_hostile_image_takes_long_or_much_memory() -> None:
     command = [sys.executable, "-m", "tests.hostile"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
