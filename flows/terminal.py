@@ -205,7 +205,10 @@ def make_report(out: str, storage_option: tuple[str, ...]) -> int:
     """Write the page of a job and say where it is; the exit code."""
     from pipeline.report import write_report
 
-    url = write_report(_storage(storage_option, absolute(out)), absolute(out))
+    out = absolute(out)
+    job = Output(_storage(storage_option), out).require_job().job
+    # The originals are where the job was allowed to find them.
+    url = write_report(_storage(storage_option, job.get("allow_private", False)), out)
     console.print(redact(url))
     return 0
 
@@ -249,15 +252,11 @@ def _show_verdict(verdict: Verdict, out: str) -> None:
         console.print(f"  restyle verify {escape(redact(out))} --repair does them again")
 
 
-def _storage(storage_option: tuple[str, ...], out: str = "") -> Storage:
-    """Storage with these options; for the originals of the job in ``out``, if it is given."""
+def _storage(storage_option: tuple[str, ...], allow_private: bool = False) -> Storage:
     try:
-        options = parse_options(storage_option)
+        return Storage(parse_options(storage_option), allow_private=allow_private)
     except ValueError as error:
         raise RequestError(f"--storage-option: {error}") from error
-    storage = Storage(options)
-    record = Output(storage, out).read_job() if out else None
-    return Storage(options, allow_private=bool(record and record.job.get("allow_private")))
 
 
 def run_bench(images: str, count: int, against: list[Path], plot: str, as_json: bool) -> int:

@@ -127,11 +127,10 @@ def measure(
     allowed = min(rates.values())
     if kind == "cpu":
         allowed = 1.0 / sum(1.0 / rate for rate in rates.values())
-    rivals = [
-        Rival(script.stem.replace("_", " "), rate, whole / rate)
-        for script, one, other in zip(against, before, after, strict=True)
-        if (rate := (one + other) / 2)
-    ]
+    rivals = []
+    for script, one, other in zip(against, before, after, strict=True):
+        rate = (one + other) / 2
+        rivals.append(Rival(script.stem.replace("_", " "), rate, whole / rate))
     return Figures(
         machine=f"{plural(len(devices), 'worker')} on {kind}, {plural(cpu_count(), 'core')}",
         size=SIZE, images=count, **rates, allowed=allowed, limit=min(rates, key=rates.__getitem__),

@@ -142,6 +142,11 @@ def recorded_uris(urls: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArra
     return pc.replace_substring_regex(redacted, KEY_ID, r"\1…")
 
 
+def row_keys(rows: pa.Table) -> list[tuple[str, int]]:
+    """What tells rows apart: id and variant of each."""
+    return list(zip(rows["id"].to_pylist(), rows["variant"].to_pylist(), strict=True))
+
+
 def now() -> int:
     """Microseconds since the epoch, for ``finished_at``."""
     return time.time_ns() // 1000

@@ -66,6 +66,19 @@ class Output:
                 "another --out"
             ) from error
 
+    def require_job(self) -> JobRecord:
+        """job.json.
+
+        Raises:
+            RequestError: there is none, or it cannot be read.
+        """
+        record = self.read_job()
+        if record is None:
+            raise RequestError(
+                f"{redact(self.url)} is not the output folder of a job: it has no job.json"
+            )
+        return record
+
     def succeeded(self) -> bool:
         """Whether the last run ended well."""
         return self._storage.read_one(join(self.url, "_SUCCESS")) is not None

@@ -90,7 +90,7 @@ def plan_shards(
     again = _Regrouper(settled)
     seen: list[NDArray[np.int64]] = []
     for rows in _expanded(manifest, job, style_names):
-        keys = _hashes(rows.column("_output_name"))
+        keys = hashes(rows.column("_output_name"))
         seen.append(keys)
         states, shard_codes = settled.look_up(rows, keys)
         plan.rows += len(rows)
@@ -176,11 +176,11 @@ class _Settled:
             local = np.array([codes[key] for key in shard.dictionary.to_pylist()], np.int64)
             columns.append(
                 (
-                    _hashes(names),
+                    hashes(names),
                     state.astype(np.int64),
-                    _hashes(batch.column("source_uri")),
+                    hashes(batch.column("source_uri")),
                     _numbers(batch.column("source_size")),
-                    _hashes(batch.column("source_etag")),
+                    hashes(batch.column("source_etag")),
                     local[np.asarray(shard.indices)],
                 )
             )
@@ -202,9 +202,9 @@ class _Settled:
         place[place == len(self.keys)] = 0
         known = self.keys[place] == keys
         # The ledger holds addresses without their secrets.
-        changed = _differ(_hashes(recorded_uris(rows.column("source_uri"))), self.uris[place])
+        changed = _differ(hashes(recorded_uris(rows.column("source_uri"))), self.uris[place])
         changed |= _differ(_numbers(rows.column("source_size")), self.sizes[place])
-        changed |= _differ(_hashes(rows.column("source_etag")), self.etags[place])
+        changed |= _differ(hashes(rows.column("source_etag")), self.etags[place])
         states = np.where(changed, np.int8(AGAIN), self.states[place])
         return np.where(known, states, np.int8(NEW)), self.codes[place]
 
@@ -267,7 +267,7 @@ def shard_key(rows: pa.Table) -> str:
     return digest.hexdigest()
 
 
-def _hashes(texts: pa.Array | pa.ChunkedArray) -> NDArray[np.int64]:
+def hashes(texts: pa.Array | pa.ChunkedArray) -> NDArray[np.int64]:
     """64 bits for each string, equal within this process only; 0 for null.
 
     Python's own string hash is keyed anew in every process, so nobody can prepare a

@@ -17,7 +17,7 @@ from pipeline.codec import Pixels, decode, encode
 from pipeline.errors import RowError
 from pipeline.inhand import NOBODY, Board, Suspects
 from pipeline.job import Settings
-from pipeline.ledger import LEDGER_SCHEMA, Ledger, now
+from pipeline.ledger import LEDGER_SCHEMA, Ledger, now, row_keys
 from pipeline.manifest.rows import ROW_SCHEMA
 from pipeline.overlap import Clock, ahead, chunks
 from pipeline.results import Failure, ShardResult
@@ -339,8 +339,7 @@ def _part(part: pa.Table | None, finished: list[Item], rows: pa.Table) -> pa.Tab
     if part is None:
         return table
     redone = {(item.row["id"], item.row["variant"]) for item in finished}
-    ids = zip(part.column("id").to_pylist(), part.column("variant").to_pylist(), strict=True)
-    kept = part.filter(pa.array([row not in redone for row in ids]))
+    kept = part.filter(pa.array([key not in redone for key in row_keys(part)]))
     return pa.concat_tables([kept, table], promote_options="default")
 
 

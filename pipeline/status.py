@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from pipeline.errors import RequestError
 from pipeline.ledger import Ledger
 from pipeline.output import JobRecord, Output
-from pipeline.storage import Storage, redact
+from pipeline.storage import Storage
 
 # Seconds without a finished row that separate one run from the next.
 PAUSE = 600
@@ -73,9 +72,7 @@ def read_status(storage: Storage, out: str) -> Status:
         RequestError: there is no job, or its ledger cannot be read.
     """
     output = Output(storage, out)
-    job = output.read_job()
-    if job is None:
-        raise RequestError(f"{redact(out)} is not the output folder of a job: it has no job.json")
+    job = output.require_job()
     status = Status(job, job.rows, succeeded=output.succeeded())
     columns = ["status", "error_class", "error_message", "style", "output_bytes", "finished_at"]
     for batch in Ledger(storage, out).scan(columns):

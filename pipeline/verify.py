@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 
 from pipeline.claim import Claim
 from pipeline.codec import decode
-from pipeline.errors import RequestError, RowError
-from pipeline.ledger import DamagedPart, Ledger
+from pipeline.errors import RowError
+from pipeline.ledger import DamagedPart, Ledger, row_keys
 from pipeline.manifest.listings import files_below
 from pipeline.output import Output
 from pipeline.overlap import ahead
-from pipeline.storage import ABSENT, Source, Storage, join, redact
+from pipeline.plan import hashes
+from pipeline.storage import ABSENT, Source, Storage, join
 
 # Results that are fetched together, and how many such groups at a time.
 CHUNK, THREADS = 64, 4
@@ -84,9 +85,7 @@ def verify(storage: Storage, out: str, on_progress: Callable[[int], None]) -> Ve
     Raises:
         RequestError: there is no job. SystemFault: the storage does not answer.
     """
-    record = Output(storage, out).read_job()
-    if record is None:
-        raise RequestError(f"{redact(out)} is not the output folder of a job: it has no job.json")
+    record = Output(storage, out).require_job()
     ledger = Ledger(storage, out)
     verdict = Verdict(record.job, record.rows)
     rows: list[NDArray[np.int64]] = [np.empty(0, np.int64)]
@@ -109,7 +108,7 @@ def verify(storage: Storage, out: str, on_progress: Callable[[int], None]) -> Ve
             verdict.failed += len(part) - len(done)
             verdict.output_bytes += pc.sum(done.column("output_bytes")).as_py() or 0
             rows.append(_row_hashes(part))
-            outputs.append(_hashes(done.column("output_uri").to_pylist()))
+            outputs.append(hashes(done.column("output_uri")))
             for batch in done.to_batches(max_chunksize=CHUNK):
                 yield batch.to_pylist()
 
@@ -132,15 +131,11 @@ def _look(storage: Storage, out: str, rows: list[dict[str, Any]]) -> list[Findin
     findings = []
     sources = [Source(join(out, row["output_uri"])) for row in rows]
     for row, got in zip(rows, storage.read(sources), strict=True):
-        kind: Kind = "damaged"
-        if isinstance(got, RowError):
-            kind = "missing" if got.message == ABSENT else "damaged"
-            why = got.message
-        else:
-            why = _damage(row, got)
+        why = got.message if isinstance(got, RowError) else _damage(row, got)
         if why:
-            about = (row["shard"], (row["id"], row["variant"]))
-            findings.append(Finding(kind, row["output_uri"], why, *about))
+            kind: Kind = "missing" if why == ABSENT else "damaged"
+            key = (row["id"], row["variant"])
+            findings.append(Finding(kind, row["output_uri"], why, row["shard"], key))
     return findings
 
 
@@ -189,13 +184,8 @@ def _extra(storage: Storage, out: str, known: NDArray[np.int64]) -> Iterator[Fin
 
 
 def _row_hashes(rows: pa.Table) -> NDArray[np.int64]:
-    ids, variants = rows.column("id").to_pylist(), rows.column("variant").to_pylist()
-    return _hashes(list(zip(ids, variants, strict=True)))
-
-
-def _hashes(values: list[Any]) -> NDArray[np.int64]:
-    """64 bits for each, as in the plan: eight bytes a row, however long its name."""
-    return np.fromiter(map(hash, values), np.int64, len(values))
+    variants = rows.column("variant").cast(pa.string())
+    return hashes(pc.binary_join_element_wise(rows.column("id"), variants, "\0"))
 
 
 def put_aside(storage: Storage, out: str, wrong: list[Finding]) -> None:
@@ -226,7 +216,7 @@ def put_aside(storage: Storage, out: str, wrong: list[Finding]) -> None:
 def _corrected(part: pa.Table, findings: list[Finding]) -> pa.Table:
     older = {finding.row for finding in findings if finding.kind == "doubled"}
     why = {finding.row: finding.why for finding in findings if finding.kind != "doubled"}
-    keys = list(zip(part["id"].to_pylist(), part["variant"].to_pylist(), strict=True))
+    keys = row_keys(part)
     wrong = pa.array([key in why for key in keys])
     changes: dict[str, Any] = {
         "status": "failed",

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import aiohttp
 from fsspec import AbstractFileSystem, filesystem
+
+if TYPE_CHECKING:
+    import aiohttp
 
 WEB_SCHEMES = ("http", "https")
 
@@ -34,6 +36,8 @@ def is_private(error: BaseException) -> bool:
 
 
 async def _get_client(**options: Any) -> aiohttp.ClientSession:
+    import aiohttp  # 0.2 s, for the jobs that ask the web
+
     connector = aiohttp.TCPConnector(socket_factory=_public_socket)
     return aiohttp.ClientSession(connector=connector, **options)
 

@@ -32,6 +32,7 @@ from pipeline.errors import RequestError
 from pipeline.ledger import Ledger
 from pipeline.storage import Storage, join
 from pipeline.verify import verify
+from tests.processes import command_of, family, workers_of
 
 ROWS, SHARD = 160, 4
 TARGETS = ("worker", "workers", "run", "server", "all")
@@ -113,7 +114,7 @@ class Chaos:
     def kill(self, run: int, target: str) -> None:
         """Kill what there is of it at this moment."""
         everyone = family(run)
-        workers = [pid for pid in everyone if "pipeline.worker" in command_of(pid)]
+        workers = sorted(workers_of(run))
         servers = [pid for pid in everyone if "runpy" in command_of(pid)]
         chosen = {
             "worker": self.lot.sample(workers, min(1, len(workers))),
@@ -191,24 +192,6 @@ class Chaos:
         """Keep it, and say it at once."""
         print(text, file=sys.stderr, flush=True)
         self.figures.problems.append(text)
-
-
-def family(pid: int) -> list[int]:
-    """A process and all that it has started, as far as they live."""
-    found = [pid]
-    for parent in found:
-        with suppress(OSError):
-            for task in Path(f"/proc/{parent}/task").iterdir():
-                found += map(int, (task / "children").read_text().split())
-    return found
-
-
-def command_of(pid: int) -> str:
-    """The command line of a process, or nothing."""
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_text()
-    except OSError:
-        return ""
 
 
 def s3_server() -> str:

@@ -16,6 +16,7 @@ import pytest
 from pipeline.ledger import Ledger
 from pipeline.storage import Storage
 from tests.conftest import write_photos
+from tests.processes import workers_of
 
 ROWS = 120
 
@@ -46,14 +47,6 @@ def wait_until(true: Callable[[], object], seconds: float = 60) -> None:
 
 def committed(out: Path) -> int:
     return len(list((out / "metadata").glob("*.parquet"))) if out.exists() else 0
-
-
-def workers_of(parent: int) -> list[int]:
-    found = subprocess.run(
-        ["pgrep", "-P", str(parent), "-f", "pipeline.worker import serve"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    return [int(pid) for pid in found.stdout.split()]
 
 
 def exists(pid: int) -> bool:
@@ -89,7 +82,7 @@ def test_nothing_is_lost_when_workers_and_runs_are_killed(
     run = start(command)
     before = committed(out)
     wait_until(lambda: committed(out) > before)
-    os.kill(workers_of(run.pid)[0], signal.SIGKILL)
+    os.kill(min(workers_of(run.pid)), signal.SIGKILL)
     said = run.communicate(timeout=120)[0]
     assert run.returncode == 0, said
     assert f"{ROWS} of {ROWS} stylized" in said

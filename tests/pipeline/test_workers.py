@@ -19,6 +19,7 @@ from pipeline.worker import Message, Progress
 from pipeline.workers import WorkerPool, cpu_count, devices_for
 from tests.conftest import open_image, write_photos
 from tests.pipeline.runs import ledger_of, plan_job
+from tests.processes import is_running, workers_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -45,24 +46,6 @@ def pool(planned: Planned) -> Iterator[WorkerPool]:
     pool = WorkerPool(planned[0], ["cpu"])
     yield pool
     pool.close()
-
-
-def workers_of(pid: int) -> set[int]:
-    """Ids of the worker processes that a process has and that have not ended."""
-    found = set()
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in (task / "children").read_text().split():
-            command = Path(f"/proc/{child}/cmdline").read_bytes()
-            if b"pipeline.worker" in command and is_running(int(child)):
-                found.add(int(child))
-    return found
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def wait_until_gone(pid: int, seconds: float) -> bool:

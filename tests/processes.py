@@ -1,0 +1,40 @@
+"""Processes of this machine, as /proc shows them."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+# In the command line of a worker, and of nobody else.
+WORKER = "pipeline.worker import"
+
+
+def family(pid: int) -> list[int]:
+    """A process and all that it has started, as far as they live."""
+    found = [pid]
+    for parent in found:
+        with suppress(OSError):
+            for task in Path(f"/proc/{parent}/task").iterdir():
+                found += map(int, (task / "children").read_text().split())
+    return found
+
+
+def workers_of(pid: int) -> set[int]:
+    """The worker processes below a process, as far as they run."""
+    return {one for one in family(pid) if WORKER in command_of(one) and is_running(one)}
+
+
+def command_of(pid: int) -> str:
+    """The command line of a process, or nothing."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return ""
+
+
+def is_running(pid: int) -> bool:
+    """Whether there is such a process, and it has not ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
