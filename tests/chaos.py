@@ -3,10 +3,11 @@
 python -m tests.chaos --kills 50 --seed 0          # on disk
 python -m tests.chaos --kills 50 --seed 0 --s3     # on an S3 server of its own
 
-Every round starts the same command. At a moment drawn from the seed, what was drawn from the seed
-is killed with SIGKILL: a worker, all workers, the run, its Prefect server, or all of these at
-once. After each round the results are compared with the ledger; a job that has ended is compared
-with one that was never interrupted, and begun anew.
+Every round starts the same command. Whenever so many more shards are done as were drawn from the
+seed, what was drawn from the seed is killed with SIGKILL: a worker, all workers, the run, its
+Prefect server, or all of these at once, until the run is dead or has ended. After each round the
+results are compared with the ledger; a job that has ended is compared with one that was never
+interrupted, and begun anew.
 """
 
 from __future__ import annotations
@@ -23,22 +24,34 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from flows.server import prefect_api
 from pipeline.errors import RequestError
 from pipeline.ledger import Ledger
 from pipeline.storage import Storage, join
 from pipeline.verify import verify
-from tests.processes import command_of, family, workers_of
+from tests.processes import command_of, family, is_running, workers_of
 
 ROWS, SHARD = 160, 4
-TARGETS = ("worker", "workers", "run", "server", "all")
+TARGETS = ("worker", "workers", "run", "all")
 
-# Seconds in which a run that lost something has to end.
-PATIENCE = 180
+# Share of the rounds that have a Prefect server of their own, which can be killed.
+OWN_SERVER = 0.3
+
+# Until the next kill at most so many shards are done, and so many seconds more pass; so many
+# where it shall come before the first one.
+SHARDS, SECONDS, AT_FIRST = 8, 0.4, 8.0
+
+# Seconds in which a run has to do one more shard, or to end.
+PATIENCE = 120
+
+# Seconds in which what a run has started has to follow it.
+ORPHANS = 20
 
 # What may differ between two ledgers of one job.
 TIMES = ("finished_at", "attempts")
@@ -59,16 +72,15 @@ class Figures:
 class Chaos:
     """One folder of photos, one command, and the results that it must come to."""
 
-    def __init__(self, folder: Path, out: str, seed: int) -> None:
+    def __init__(self, folder: Path, out: str, api: str, seed: int) -> None:
+        self.api = api
         self.lot = random.Random(seed)
         self.figures = Figures()
         self.out, self.reference = join(out, "out"), join(out, "reference")
         self.source, self.pack = folder / "photos", folder / "small.safetensors"
         self._make_inputs()
-        start = time.monotonic()
-        code, said = self.run(self.reference, 0.0, "")
-        assert code == 0, said
-        self.typical = time.monotonic() - start
+        with self.started(self.reference, own_server=True) as (child, words):
+            assert child.wait() == 0, words()
         self.expected = self.contents(self.reference)
         self.committed: dict[str, str] = {}
 
@@ -93,55 +105,104 @@ class Chaos:
             "--shard-size", str(SHARD), "--workers", "2", "--format", "png",
         ]  # fmt: skip
 
-    def run(self, out: str, delay: float, target: str) -> tuple[int | None, str]:
-        """Run once, killing ``target`` after ``delay``; exit code (None: it hung) and words."""
+    @contextmanager
+    def started(
+        self, out: str, own_server: bool
+    ) -> Iterator[tuple[subprocess.Popen[bytes], Callable[[], str]]]:
+        """A run, and how to read what it said; nothing of it is left afterwards."""
+        api = {} if own_server else {"PREFECT_API_URL": self.api}
         with tempfile.TemporaryFile("w+") as words:
-            child = subprocess.Popen(self.command(out), stdout=words, stderr=words, process_group=0)
-            if target:
-                with suppress(subprocess.TimeoutExpired):
-                    child.wait(delay)
-                self.kill(child.pid, target)
-            code: int | None = None
-            with suppress(subprocess.TimeoutExpired):
-                code = child.wait(PATIENCE)
-            for pid in family(child.pid):
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            child.wait()
-            words.seek(0)
-            return code, words.read()
+            child = subprocess.Popen(
+                self.command(out), stdout=words, stderr=words, process_group=0,
+                env=os.environ | api,
+            )  # fmt: skip
 
-    def kill(self, run: int, target: str) -> None:
-        """Kill what there is of it at this moment."""
+            def said() -> str:
+                words.seek(0)
+                return words.read()
+
+            try:
+                yield child, said
+            finally:
+                kill(family(child.pid))
+                child.wait()
+
+    def chosen(self, run: int, target: str) -> list[int]:
+        """What there is of the target at this moment."""
         everyone = family(run)
         workers = sorted(workers_of(run))
-        servers = [pid for pid in everyone if "runpy" in command_of(pid)]
-        chosen = {
+        return {
             "worker": self.lot.sample(workers, min(1, len(workers))),
             "workers": workers,
             "run": [run],
-            "server": servers,
+            "server": [pid for pid in everyone if "runpy" in command_of(pid)],
             "all": everyone,
         }[target]
-        for pid in chosen:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-                self.figures.kills[target] += 1
 
     def round(self) -> None:
         """Run, kill, look."""
-        target = self.lot.choice(TARGETS)
-        code, said = self.run(self.out, self.lot.uniform(0.3, 1.1) * self.typical, target)
+        own_server = self.lot.random() < OWN_SERVER
+        killed: list[str] = []
+        everyone: list[int] = []
+        with self.started(self.out, own_server) as (child, words):
+            while self.wait_for_a_moment(child):
+                target = self.lot.choice((*TARGETS, "server") if own_server else TARGETS)
+                everyone = family(child.pid)
+                if chosen := self.chosen(child.pid, target):
+                    kill(chosen)
+                    killed.append(target)
+                if target in ("run", "all"):
+                    break
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(PATIENCE)
+            if child.poll() is None:
+                self.problem(f"hung after the loss of {killed}: {words()[-500:]}")
+            code = child.poll()
+        self.wait_for_orphans(everyone)
+        self.figures.kills.update(killed)
         self.figures.rounds += 1
-        self.figures.endings[f"{target}: {'hung' if code is None else f'exit code {code}'}"] += 1
-        if code is None:
-            self.problem(f"hung after the loss of {target}: {said[-500:]}")
+        self.figures.endings[f"exit code {code}"] += 1
+        print(f"{', '.join(killed) or 'nothing'} killed: exit code {code}", file=sys.stderr)
         self.look()
         if code == 0:
             self.compare()
-            Storage().delete(self.out)
-            self.committed = {}
-            self.figures.jobs += 1
+
+    def wait_for_orphans(self, everyone: list[int]) -> None:
+        """Whatever belonged to a run ends with it."""
+        deadline = time.monotonic() + ORPHANS
+        while left := [pid for pid in everyone if is_running(pid)]:
+            if time.monotonic() > deadline:
+                self.problem(f"outlived its run: {[command_of(pid)[:200] for pid in left]}")
+                kill(left)
+            time.sleep(0.1)
+
+    def end(self) -> None:
+        """Let the last job come to its end."""
+        with self.started(self.out, own_server=False) as (child, words):
+            code = child.wait()
+        if code:
+            self.problem(f"the last run ended with exit code {code}: {words()[-500:]}")
+        self.look()
+        self.compare()
+
+    def wait_for_a_moment(self, run: subprocess.Popen[bytes]) -> bool:
+        """Wait until something shall be killed; False if the run ended before, or hangs."""
+        shards = self.lot.randint(0, SHARDS)
+        seconds = self.lot.uniform(0.0, SECONDS if shards else AT_FIRST)
+        goal = self.done() + shards
+        last, deadline = -1, 0.0
+        while (done := self.done()) < goal:
+            if done > last:
+                last, deadline = done, time.monotonic() + PATIENCE
+            if run.poll() is not None or time.monotonic() > deadline:
+                return False
+            time.sleep(0.05)
+        time.sleep(seconds)
+        return run.poll() is None
+
+    def done(self) -> int:
+        """How many shards are in the ledger."""
+        return sum(1 for _ in Ledger(Storage(), self.out).shards())
 
     def look(self) -> None:
         """What is in the ledger must be whole, and stay as it is."""
@@ -162,7 +223,7 @@ class Chaos:
         self.committed = now
 
     def compare(self) -> None:
-        """A job that has ended must be what it would have been."""
+        """A job that has ended must be what it would have been; the next one begins anew."""
         found = self.contents(self.out)
         for name in ("images", "ledger", "shards"):
             if found[name] != self.expected[name]:
@@ -171,6 +232,9 @@ class Chaos:
             self.problem("there are files that no row has made")
         if Storage().read_one(join(self.out, "_SUCCESS")) is None:
             self.problem("it does not say that it has ended")
+        Storage().delete(self.out)
+        self.committed = {}
+        self.figures.jobs += 1
 
     def contents(self, out: str) -> dict[str, Any]:
         """All of a job but for times."""
@@ -192,6 +256,13 @@ class Chaos:
         """Keep it, and say it at once."""
         print(text, file=sys.stderr, flush=True)
         self.figures.problems.append(text)
+
+
+def kill(processes: list[int]) -> None:
+    """SIGKILL, to all of them that there still are."""
+    for pid in processes:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def s3_server() -> str:
@@ -223,19 +294,16 @@ def main() -> int:
     os.environ["PREFECT_HOME"] = str(folder / "prefect")
     start = time.monotonic()
     try:
-        chaos = Chaos(folder, s3_server() if options.s3 else str(folder), options.seed)
-        while chaos.figures.kills.total() < options.kills:
-            chaos.round()
-        while chaos.committed:  # the last job shall end, too
-            chaos.run(chaos.out, 0.0, "")
-            chaos.look()
-            chaos.compare()
-            chaos.figures.jobs += 1
-            chaos.committed = {}
+        with prefect_api() as address:
+            out = s3_server() if options.s3 else str(folder)
+            chaos = Chaos(folder, out, f"{address}/api", options.seed)
+            while chaos.figures.kills.total() < options.kills:
+                chaos.round()
+            chaos.end()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     chaos.figures.seconds = round(time.monotonic() - start, 1)
-    print(json.dumps(asdict(chaos.figures), indent=2))
+    print(json.dumps(vars(chaos.figures), indent=2))
     return 1 if chaos.figures.problems else 0
 
 

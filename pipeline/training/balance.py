@@ -18,7 +18,8 @@ from torch import Tensor
 # nothing to do with it.
 CONTENT_TARGETS = {"low": 0.42, "medium": 0.52, "high": 0.62}
 
-# By how much a weight's logarithm moves for one image at twice the target.
+# By how much a weight's logarithm moves for one image at twice the target, times the root of how
+# many styles there are: each is seen less often, but a single image is no reason to jump.
 RATE = 0.02
 FIRST, LOWEST, HIGHEST = 0.5, 0.01, 100.0
 
@@ -37,6 +38,7 @@ class ContentWeights:
     def __init__(self, styles: int, target: float, fixed: float, device: torch.device) -> None:
         self.target = target
         self.fixed = bool(fixed)
+        self.rate = RATE * math.sqrt(styles)
         self.logarithms = torch.full((styles,), math.log(fixed or FIRST), device=device)
 
     def of(self, mix: Tensor) -> Tensor:
@@ -46,5 +48,5 @@ class ContentWeights:
     def update(self, mix: Tensor, distances: Tensor) -> None:
         """Learn from the content distances, (B,), that images with these blends had."""
         if not self.fixed:
-            self.logarithms += RATE * (mix.T @ (distances / self.target - 1.0).clamp(max=MOST))
+            self.logarithms += self.rate * (mix.T @ (distances / self.target - 1.0).clamp(max=MOST))
             self.logarithms.clamp_(math.log(LOWEST), math.log(HIGHEST))
