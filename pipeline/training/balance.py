@@ -10,6 +10,7 @@ Optimization"; Rezende and Viola 2018, "Taming VAEs", sec. 2.3).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -31,15 +32,17 @@ class ContentWeights:
     """A weight of the content loss for each style.
 
     Args:
-        styles: how many. target: content distance to reach.
+        first: weights to begin with, one for each style. target: content distance to reach.
         fixed: a weight for all that stays as it is, or 0.
     """
 
-    def __init__(self, styles: int, target: float, fixed: float, device: torch.device) -> None:
+    def __init__(
+        self, first: Sequence[float], target: float, fixed: float, device: torch.device
+    ) -> None:
         self.target = target
         self.fixed = bool(fixed)
-        self.rate = RATE * math.sqrt(styles)
-        self.logarithms = torch.full((styles,), math.log(fixed or FIRST), device=device)
+        self.rate = RATE * math.sqrt(len(first))
+        self.logarithms = torch.tensor([math.log(fixed or one) for one in first], device=device)
 
     def of(self, mix: Tensor) -> Tensor:
         """Weights of images with these blends: (B, styles) -> (B,)."""

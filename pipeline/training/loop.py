@@ -24,7 +24,7 @@ from pipeline.networks.features import load_features
 from pipeline.storage import Storage
 from pipeline.styles.pack import Card, read_pack, save_pack
 from pipeline.stylizer import pick_device, pick_dtype
-from pipeline.training.balance import CONTENT_TARGETS, ContentWeights
+from pipeline.training.balance import CONTENT_TARGETS, FIRST, ContentWeights
 from pipeline.training.config import TrainConfig
 from pipeline.training.content import ContentPhotos
 from pipeline.training.losses import (
@@ -128,8 +128,8 @@ class Trainer:
         self._learning_rate = config.learning_rate * (ROWS_FASTER if config.add_to else 1.0)
         self._optimizer = torch.optim.Adam(learnt, lr=self._learning_rate)
         self._content_weights = ContentWeights(
-            len(config.names), CONTENT_TARGETS[config.strength_target], config.content_weight,
-            self.device,
+            [card.training.get("content_weight", FIRST) for card in self.cards[self._first :]],
+            CONTENT_TARGETS[config.strength_target], config.content_weight, self.device,
         )  # fmt: skip
         self.step = 0
         self.seconds = 0.0
@@ -322,12 +322,11 @@ class Trainer:
 
 
 def _beginning(config: TrainConfig) -> tuple[list[Card], FastTransformNet]:
-    """Cards of the styles there will be, the new ones last and blank, and a network for them."""
+    """Cards of the styles there will be, those to train last, and a network for them."""
     torch.manual_seed(config.seed)
-    new = [Card(name) for name in config.names]
     before = config.add_to or config.start_from
     if not before:
-        return new, FastTransformNet(len(new))
+        return [Card(name) for name in config.names], FastTransformNet(len(config.names))
     pack = read_pack(Path(before).expanduser())
     network = pack.load()
     if not isinstance(network, FastTransformNet):
@@ -335,6 +334,8 @@ def _beginning(config: TrainConfig) -> tuple[list[Card], FastTransformNet]:
     kept = list(pack.cards) if config.add_to else []
     if both := set(pack.names) & set(config.names) if kept else set():
         raise RequestError(f"{before} has a style '{sorted(both)[0]}' already; give --name")
+    known = {card.name: card for card in pack.cards}
+    new = [known.get(name, Card(name)) for name in config.names]
     rows = [_row(network, pack.names, card.name) for card in [*kept, *new]]
     return [*kept, *new], network.with_styles(torch.stack(rows))
 

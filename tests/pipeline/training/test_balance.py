@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.training.balance import ContentWeights
+from pipeline.training.balance import FIRST, ContentWeights
 
 CPU = torch.device("cpu")
 BOTH = torch.eye(2)
@@ -18,7 +18,7 @@ def answer(weights: Tensor, hardness: Tensor) -> Tensor:
 
 
 def test_each_style_gets_the_weight_that_brings_it_to_the_target() -> None:
-    control = ContentWeights(2, target=0.5, fixed=0.0, device=CPU)
+    control = ContentWeights([FIRST] * 2, target=0.5, fixed=0.0, device=CPU)
     hardness = torch.tensor([0.7, 20.0])
     for _ in range(1500):
         control.update(BOTH, answer(control.of(BOTH), hardness))
@@ -26,7 +26,7 @@ def test_each_style_gets_the_weight_that_brings_it_to_the_target() -> None:
 
 
 def test_a_blend_has_a_weight_between_those_of_its_styles_and_teaches_both() -> None:
-    control = ContentWeights(3, target=0.5, fixed=0.0, device=CPU)
+    control = ContentWeights([FIRST] * 3, target=0.5, fixed=0.0, device=CPU)
     control.logarithms = torch.tensor([0.0, 2.0, 4.0])
     mix = torch.tensor([[0.5, 0.5, 0.0]])
     assert control.of(mix).log().tolist() == pytest.approx([1.0])
@@ -38,13 +38,13 @@ def test_a_blend_has_a_weight_between_those_of_its_styles_and_teaches_both() -> 
 
 
 def test_weights_stay_within_reason() -> None:
-    control = ContentWeights(2, target=0.5, fixed=0.0, device=CPU)
+    control = ContentWeights([FIRST] * 2, target=0.5, fixed=0.0, device=CPU)
     for _ in range(3000):
         control.update(BOTH, torch.tensor([2.0, 0.0]))
     assert control.of(BOTH).tolist() == pytest.approx([100.0, 0.01], rel=1e-3)
 
 
 def test_a_fixed_weight_is_fixed() -> None:
-    control = ContentWeights(2, target=0.5, fixed=3.0, device=CPU)
+    control = ContentWeights([FIRST] * 2, target=0.5, fixed=3.0, device=CPU)
     control.update(BOTH, torch.tensor([2.0, 0.0]))
     assert control.of(BOTH).tolist() == pytest.approx([3.0, 3.0])

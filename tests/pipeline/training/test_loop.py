@@ -19,6 +19,7 @@ from pipeline.networks.johnson import JohnsonNet
 from pipeline.styles.mix import Mix
 from pipeline.styles.pack import read_pack
 from pipeline.stylizer import Stylizer
+from pipeline.training.balance import FIRST
 from pipeline.training.config import TrainConfig
 from pipeline.training.loop import Step, Trainer
 from pipeline.training.paintings import read_painting
@@ -273,6 +274,11 @@ def test_a_network_to_start_from_is_trained_with_the_rest(
     trainer = Trainer(make(images=images, start_from=str(base)))
     start, rows = trainer.average.state_dict(), load_file(base)["styles"]
     assert torch.equal(start["styles"], torch.stack([rows.mean(0), rows[1]]))
+    # What was learnt of the weights, too, is gone on from.
+    moon, stars = trainer._content_weights.logarithms.exp().tolist()
+    assert moon == pytest.approx(FIRST)
+    ended_with = read_pack(base).cards[1].training["content_weight"]
+    assert stars == pytest.approx(ended_with) != FIRST
     before = {name: tensor.clone() for name, tensor in start.items()}
     trainer.run(lambda _: None, lambda: None)
     assert read_pack(trainer.pack).names == ["moon", "stars"]
