@@ -57,6 +57,8 @@ class Claim:
             theirs = self._read()
             if theirs is None:
                 continue  # it has just been given back
+            if self._is_ours(theirs):
+                break  # it was put, but the answer was lost
             if not _has_died(theirs) and self._is_renewed(theirs):
                 self._refuse(theirs)
             if self._read() == theirs:

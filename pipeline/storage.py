@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
-import random
 import re
 import time
 import uuid
@@ -14,16 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from fsspec import AbstractFileSystem, filesystem
+from fsspec.asyn import AsyncFileSystem, sync
 
+from pipeline import retry
 from pipeline.errors import RequestError, RowError, SystemFault
 from pipeline.web import REFUSED, WEB_SCHEMES, is_private, public_web
 
 # Seconds. One lost connection must not hold a shard for longer than a person would wait.
 CONNECT_TIMEOUT = 10
 READ_TIMEOUT = 60
-
-ATTEMPTS = 4
-FIRST_DELAY = 0.5  # seconds; doubles with each attempt
 
 # An object's key may have 1024 bytes on S3; a file's name 255 on the usual file systems.
 MAX_KEY_BYTES = 1024
@@ -39,7 +39,7 @@ KEY_ID = r"(AKIA|ASIA)[A-Z0-9]{12,}"
 # Why a row has no bytes, where nothing is at its address.
 ABSENT = "there is no such file"
 
-NOT_TRANSIENT = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError)
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Storage:
         Raises:
             RequestError: no such kind of storage, or its options are wrong.
         """
-        return self._open(url, ATTEMPTS)
+        return self._open(url, retry.ATTEMPTS)
 
     def _open(self, url: str, attempts: int) -> tuple[AbstractFileSystem, str]:
         """As open(), but an S3 file system makes so many attempts by itself.
@@ -133,13 +133,37 @@ class Storage:
             "use_listings_cache": False,
         }
 
+    def _patiently(self, url: str, call: Callable[[AbstractFileSystem, str], Any]) -> Any:
+        """What ``call`` returns for the file system of ``url`` and its path; faults may pass."""
+
+        def attempt() -> Any:
+            fs, path = self._open(url, 1)
+            try:
+                return call(fs, path)
+            except Exception as error:
+                self._learn_from(error)
+                raise
+
+        return retry.retried(attempt, 0.0 if scheme_of(url) == "file" else retry.PATIENCE)
+
+    def _learn_from(self, error: BaseException) -> None:
+        if retry.has_expired(error):
+            self._s3_systems.clear()  # a new one looks for credentials anew
+
     def read(self, sources: Sequence[Source]) -> list[bytes | RowError]:
-        """The bytes of each source, or why there are none; faults that pass are retried."""
+        """The bytes of each source, or why there are none; faults that pass are retried.
+
+        Raises:
+            SystemFault: the storage does not answer at all.
+        """
         results: list[bytes | RowError] = [RowError("storage", "not read")] * len(sources)
         waiting = list(range(len(sources)))
-        for attempt in range(ATTEMPTS):
+        until = time.monotonic() + retry.PATIENCE
+        attempt = 0
+        while waiting:
             if attempt:
-                _back_off(attempt)
+                retry.back_off(attempt)
+            attempt += 1
             tried = self._read_once([sources[index] for index in waiting])
             passing = []
             for index, got in zip(waiting, tried, strict=True):
@@ -147,12 +171,35 @@ class Storage:
                     results[index] = got
                     continue
                 results[index] = _why_unread(got)
-                if not isinstance(got, NOT_TRANSIENT) and not is_private(got):
+                self._learn_from(got)
+                if retry.passes(got) and not is_private(got):
                     passing.append(index)
             waiting = passing
-            if not waiting:
-                break
+            if waiting and attempt >= retry.ATTEMPTS:
+                outage = self._outage(sources[waiting[0]].uri)
+                if not outage:
+                    break
+                if attempt == retry.ATTEMPTS:
+                    log.warning("%s; waiting for up to %.0f s", outage, retry.PATIENCE)
+                if time.monotonic() > until:
+                    raise SystemFault(f"{outage}; it was waited for for {retry.PATIENCE:.0f} s")
         return results
+
+    def _outage(self, url: str) -> str:
+        """What is wrong if the bucket of ``url`` does not answer, and not only this row's object.
+
+        Only S3 is asked, where all rows are in few places that the job cannot do without.
+        """
+        if scheme_of(url) not in S3_SCHEMES:
+            return ""
+        fs, path = self._open(url, 1)
+        bucket = path.partition("/")[0]
+        try:
+            fs.call_s3("list_objects_v2", Bucket=bucket, MaxKeys=1)
+        except Exception as error:
+            if retry.passes(error):
+                return f"s3://{bucket} does not answer: {describe(error)}"
+        return ""
 
     def _read_once(self, sources: Sequence[Source]) -> list[bytes | Exception]:
         results: list[bytes | Exception] = [FileNotFoundError()] * len(sources)
@@ -180,9 +227,8 @@ class Storage:
         Raises:
             SystemFault: it is there but cannot be read.
         """
-        fs, path = self._open(url, 1)
         try:
-            return _retried(lambda: fs.cat_file(path))
+            return self._patiently(url, lambda fs, path: fs.cat_file(path))
         except FileNotFoundError:
             return None
         except Exception as error:
@@ -202,26 +248,28 @@ class Storage:
 
         On a disk ``a.jpg`` cannot be both a file and the folder of ``a.jpg/b.jpg``.
         """
-        taken: dict[str, RowError] = {}
         if not files:
-            return taken
+            return {}
         first = next(iter(files))
-        fs, _ = self._open(first, 1)
-        paths = {url: str(fs._strip_protocol(url)) for url in files}
         try:
-            if not is_local(fs):
-                _retried(lambda: fs.pipe({paths[url]: data for url, data in files.items()}))
-                return taken
-            for url, data in files.items():
-                try:
-                    self._put_local(Path(paths[url]), data)
-                except (FileExistsError, NotADirectoryError, IsADirectoryError):
-                    if not os.path.isdir(folder):
-                        raise
-                    why = "another id has taken its name, or that of its folder"
-                    taken[url] = RowError("input", why)
+            if scheme_of(first) == "file":
+                return self._put_all_local(files, folder)
+            waiting = dict(files)
+            self._patiently(first, lambda fs, _: _put_all(fs, waiting))
         except Exception as error:
             raise SystemFault(f"cannot write {redact(first)}: {describe(error)}") from error
+        return {}
+
+    def _put_all_local(self, files: Mapping[str, bytes], folder: str) -> dict[str, RowError]:
+        taken = {}
+        for url, data in files.items():
+            try:
+                self._put_local(Path(absolute(url)), data)
+            except (FileExistsError, NotADirectoryError, IsADirectoryError):
+                if not os.path.isdir(folder):
+                    raise
+                why = "another id has taken its name, or that of its folder"
+                taken[url] = RowError("input", why)
         return taken
 
     def _put_local(self, path: Path, data: bytes) -> None:
@@ -241,11 +289,10 @@ class Storage:
         Raises:
             SystemFault: it could not be written.
         """
-        fs, path = self._open(url, 1)
         try:
-            if is_local(fs):
-                return self._create_local(Path(path), data)
-            return bool(_retried(partial(_put_if_absent, fs, path, data)))
+            if scheme_of(url) == "file":
+                return self._create_local(Path(absolute(url)), data)
+            return bool(self._patiently(url, lambda fs, path: _put_if_absent(fs, path, data)))
         except Exception as error:
             raise SystemFault(f"cannot write {redact(url)}: {describe(error)}") from error
 
@@ -267,9 +314,8 @@ class Storage:
         Raises:
             SystemFault: it cannot be removed.
         """
-        fs, path = self._open(url, 1)
         try:
-            _retried(lambda: fs.rm(path, recursive=True))
+            self._patiently(url, lambda fs, path: fs.rm(path, recursive=True))
         except FileNotFoundError:
             pass
         except Exception as error:
@@ -281,9 +327,8 @@ class Storage:
         Raises:
             SystemFault: it cannot be listed.
         """
-        fs, path = self._open(url, 1)
         try:
-            found = _retried(lambda: fs.ls(path, detail=False))
+            found = self._patiently(url, lambda fs, path: fs.ls(path, detail=False))
         except FileNotFoundError:
             return []
         except Exception as error:
@@ -303,7 +348,7 @@ class Storage:
         bucket = f"s3://{name}"
         look = partial(fs.call_s3, "list_objects_v2", Bucket=name, Prefix=key, MaxKeys=1)
         try:
-            _retried(look)
+            retry.retried(look)
         except FileNotFoundError as error:
             raise RequestError(f"{bucket} does not exist; create it, or name another") from error
         except Exception as error:
@@ -317,7 +362,7 @@ class Storage:
 def scheme_of(url: str) -> str:
     """``s3`` of s3://bucket/key, ``file`` of a path; of an image in a tar, that of the tar."""
     scheme, separator, _ = tar_of(url).partition("://")
-    return scheme.lower() if separator else "file"
+    return scheme.lower() if separator and scheme != "local" else "file"
 
 
 def tar_of(url: str) -> str:
@@ -328,7 +373,9 @@ def tar_of(url: str) -> str:
 def absolute(url: str) -> str:
     """``url`` without a trailing slash; a local path in full, without ``file://``."""
     if scheme_of(url) == "file":
-        return os.path.abspath(os.path.expanduser(url.removeprefix("file://")))
+        return os.path.abspath(
+            os.path.expanduser(url.removeprefix("file://").removeprefix("local://"))
+        )
     return url.rstrip("/")
 
 
@@ -367,16 +414,26 @@ def is_local(fs: AbstractFileSystem) -> bool:
     return "file" in (fs.protocol if isinstance(fs.protocol, tuple) else (fs.protocol,))
 
 
-def _retried(call: Callable[[], Any]) -> Any:
-    """What ``call`` returns; called again after faults that pass."""
-    for attempt in range(1, ATTEMPTS):
-        try:
-            return call()
-        except NOT_TRANSIENT:
-            raise
-        except Exception:  # file systems raise what their clients raise: no common class
-            _back_off(attempt)
-    return call()
+def _put_all(fs: AbstractFileSystem, files: dict[str, bytes]) -> None:
+    """Put all of ``files``, and take out those that were put; one of the others' errors."""
+    paths = {url: str(fs._strip_protocol(url)) for url in files}
+    if isinstance(fs, AsyncFileSystem):
+        outcomes = sync(fs.loop, _put_at_once, fs, {paths[url]: files[url] for url in files})
+    else:
+        outcomes = [fs.pipe_file(path, files[url]) for url, path in paths.items()]
+    failed = {}
+    for url, outcome in zip(paths, outcomes, strict=True):
+        if isinstance(outcome, BaseException):
+            failed[url] = outcome
+        else:
+            del files[url]
+    for error in failed.values():
+        raise error
+
+
+async def _put_at_once(fs: AsyncFileSystem, files: Mapping[str, bytes]) -> list[Any]:
+    puts = [fs._pipe_file(path, data) for path, data in files.items()]
+    return await asyncio.gather(*puts, return_exceptions=True)
 
 
 def _put_if_absent(fs: AbstractFileSystem, path: str, data: bytes) -> bool:
@@ -394,13 +451,7 @@ def _put_if_absent(fs: AbstractFileSystem, path: str, data: bytes) -> bool:
 
 def _may_pass(error: Exception) -> bool:
     """Whether s3fs should try again; it does so by itself after some other faults."""
-    response = getattr(error, "response", {})
-    server_fault = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) >= 500
-    return server_fault or (isinstance(error, OSError) and not isinstance(error, NOT_TRANSIENT))
-
-
-def _back_off(attempt: int) -> None:
-    time.sleep(FIRST_DELAY * 2 ** (attempt - 1) * random.uniform(0.5, 1.5))
+    return retry.is_fault_of_server(error) or (isinstance(error, OSError) and retry.passes(error))
 
 
 def _why_unread(error: Exception) -> RowError:

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import http.client
+import random
+import socket
+import struct
 import threading
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,13 +18,45 @@ from urllib.parse import urlsplit
 Answer = tuple[int, Mapping[str, str], bytes]
 
 
+# How an answer can fail: two that say so, a connection that is reset before the request is
+# carried out, one that ends within the answer, and an answer that takes long.
+WAYS = ("503", "500", "reset", "cut", "delay")
+SLOW_DOWN = (
+    b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
+)
+RESET = struct.pack("ii", 1, 0)  # of SO_LINGER: what is left is thrown away
+
+
 @dataclass
 class Faulty:
-    """A server whose next ``faults`` answers are 503; ``asked``: what it was asked, in order."""
+    """A server that fails; ``asked``: what it was asked, in order, ``failed``: how often and how.
+
+    Its next ``faults`` answers are 503. Of all others a ``share`` fails in one of WAYS, drawn by
+    lot; slow ones take up to ``delay`` seconds. Until ``away_until``, of time.monotonic(),
+    nobody is answered.
+    """
 
     url: str = ""
     faults: int = 0
+    share: float = 0.0
+    delay: float = 1.0
+    away_until: float = 0.0
     asked: list[str] = field(default_factory=list)
+    failed: Counter[str] = field(default_factory=Counter)
+    lot: random.Random = field(default_factory=lambda: random.Random(0))
+
+    def fault(self) -> str:
+        """How this answer shall fail, if it shall."""
+        way = ""
+        if time.monotonic() < self.away_until:
+            way = "away"
+        elif self.faults:
+            self.faults -= 1
+            way = "503"
+        elif self.lot.random() < self.share:
+            way = self.lot.choice(WAYS)
+        self.failed.update([way] if way else [])
+        return way
 
 
 @contextmanager
@@ -33,9 +70,14 @@ def serving(answer: Callable[[BaseHTTPRequestHandler, bytes], Answer]) -> Iterat
         def _handle(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             state.asked.append(f"{self.command} {self.path}")
-            if state.faults:
-                state.faults -= 1
-                status, headers, content = 503, {}, b""
+            way = state.fault()
+            if way in ("away", "reset"):
+                self._hang_up()
+                return
+            if way == "delay":
+                time.sleep(state.delay * state.lot.random())
+            if way in ("500", "503"):
+                status, headers, content = int(way), {}, SLOW_DOWN if way == "503" else b""
             else:
                 status, headers, content = answer(self, body)
             self.send_response(status)
@@ -43,9 +85,19 @@ def serving(answer: Callable[[BaseHTTPRequestHandler, bytes], Answer]) -> Iterat
                 self.send_header(name, value)
             if "Content-Length" not in headers:
                 self.send_header("Content-Length", str(len(content)))
+            if way == "cut" and not content:
+                self._hang_up()  # it was carried out, but nobody is told
+                return
             self.end_headers()
             if self.command != "HEAD":
-                self.wfile.write(content)
+                self.wfile.write(content[: len(content) // 2] if way == "cut" else content)
+            if way == "cut":
+                self._hang_up()
+
+        def _hang_up(self) -> None:
+            self._headers_buffer: list[bytes] = []
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            self.close_connection = True
 
         do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _handle  # noqa: N815
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from pipeline import storage as storage_module
+from pipeline import retry
 from pipeline.errors import SystemFault
 from pipeline.plan import Shard
 from pipeline.spool import SHARDS_PER_FILE, ShardRef, read_shard, write_plan
@@ -73,7 +73,7 @@ def test_a_plan_that_is_damaged_is_a_fault_of_the_system(tmp_path: Path) -> None
 def test_reading_a_shard_survives_faults(
     s3: str, s3_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storage_module, "FIRST_DELAY", 0.001)
+    monkeypatch.setattr(retry, "FIRST_DELAY", 0.001)
     (ref,) = write_plan(Storage(), join(s3, "plan"), [shard(1)])
     with serving(forward(s3_server)) as faulty:
         storage = Storage({"endpoint_url": faulty.url})

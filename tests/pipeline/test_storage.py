@@ -4,14 +4,14 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 
-from pipeline import storage as storage_module
+from pipeline import retry
 from pipeline.errors import RequestError, RowError, SystemFault
 from pipeline.storage import (
-    ATTEMPTS,
     Source,
     Storage,
     absolute,
@@ -22,7 +22,7 @@ from pipeline.storage import (
     scheme_of,
     tar_of,
 )
-from tests.pipeline.servers import Faulty, files, forward, serving
+from tests.pipeline.servers import WAYS, Answer, Faulty, files, forward, serving
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -32,7 +32,8 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture
 def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage_module, "FIRST_DELAY", 0.001)
+    monkeypatch.setattr(retry, "FIRST_DELAY", 0.001)
+    monkeypatch.setattr(retry, "PATIENCE", 0.0)
 
 
 @pytest.fixture
@@ -240,7 +241,7 @@ def test_reading_gives_up_after_some_attempts(quick_retries: None) -> None:
         assert got.error_class == "storage"
         assert "503" in got.message
         assert "abc" not in got.message
-        assert len(server.asked) == ATTEMPTS
+        assert len(server.asked) == retry.ATTEMPTS
 
 
 def test_only_what_failed_is_asked_for_again(quick_retries: None) -> None:
@@ -271,10 +272,96 @@ def test_writing_to_s3_gives_up_as_a_fault_of_the_system(
     faulty_s3: tuple[Faulty, Storage], s3: str
 ) -> None:
     faulty, storage = faulty_s3
-    faulty.faults = 99
+    faulty.faults = 9999
     with pytest.raises(SystemFault, match="cannot write s3://photos/x"):
         storage.write({join(s3, "x"): b"whole"})
-    assert len(faulty.asked) == ATTEMPTS
+    assert len(faulty.asked) >= retry.ATTEMPTS
+
+
+def test_only_what_was_not_put_is_put_again(faulty_s3: tuple[Faulty, Storage], s3: str) -> None:
+    faulty, storage = faulty_s3
+    faulty.faults = 3
+    storage.write({join(s3, str(number)): b"whole" for number in range(20)})
+    assert len(Storage().names(s3)) == 20
+    assert len(faulty.asked) == 23
+
+
+def test_an_object_that_fails_where_others_do_not_costs_its_row(
+    s3: str, s3_server: str, quick_retries: None
+) -> None:
+    Storage().write({join(s3, name): b"whole" for name in ("x", "broken")})
+    asked_for = forward(s3_server)
+
+    def answer(request: BaseHTTPRequestHandler, body: bytes) -> Answer:
+        return (500, {}, b"") if "broken" in request.path else asked_for(request, body)
+
+    with serving(answer) as server:
+        storage = Storage({"endpoint_url": server.url})
+        broken, whole = storage.read([Source(join(s3, name)) for name in ("broken", "x")])
+    assert whole == b"whole"
+    assert isinstance(broken, RowError)
+    assert broken.error_class == "storage"
+
+
+def test_a_bucket_that_does_not_answer_is_a_fault_of_the_system(
+    faulty_s3: tuple[Faulty, Storage], s3: str
+) -> None:
+    faulty, storage = faulty_s3
+    faulty.faults = 9999
+    with pytest.raises(SystemFault, match="s3://photos does not answer"):
+        storage.read([Source(join(s3, "x"))])
+
+
+def test_a_bucket_that_is_away_for_a_while_is_waited_for(
+    faulty_s3: tuple[Faulty, Storage], s3: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retry, "PATIENCE", 30.0)
+    faulty, storage = faulty_s3
+    Storage().write({join(s3, "x"): b"whole"})
+    faulty.away_until = time.monotonic() + 1.5
+    assert storage.read([Source(join(s3, "x"))]) == [b"whole"]
+    faulty.away_until = time.monotonic() + 1.5
+    storage.write({join(s3, "y"): b"whole"})
+    assert sorted(Storage().names(s3)) == ["x", "y"]
+    assert faulty.failed["away"] > 2
+
+
+def test_storage_that_fails_in_all_ways_gives_and_takes_everything(
+    faulty_s3: tuple[Faulty, Storage], s3: str
+) -> None:
+    faulty, storage = faulty_s3
+    faulty.share, faulty.delay = 0.2, 0.1
+    files = {join(s3, str(number)): bytes([number]) * 50_000 for number in range(100)}
+    storage.write(files)
+    assert storage.read([Source(url) for url in files]) == list(files.values())
+    assert set(faulty.failed) == set(WAYS)
+
+
+def test_credentials_that_expired_are_looked_for_again(
+    s3: str, s3_server: str, quick_retries: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expired = b"<Error><Code>ExpiredToken</Code><Message>It has expired.</Message></Error>"
+    keys = tmp_path / "credentials"
+    asked_for = forward(s3_server)
+
+    def answer(request: BaseHTTPRequestHandler, body: bytes) -> Answer:
+        if "=OLD/" not in request.headers["Authorization"]:
+            return asked_for(request, body)
+        keys.write_text("[default]\naws_access_key_id = NEW\naws_secret_access_key = new\n")
+        return 400, {}, expired
+
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(keys))
+    for call in ("write", "read"):
+        keys.write_text("[default]\naws_access_key_id = OLD\naws_secret_access_key = old\n")
+        with serving(answer) as server:
+            storage = Storage({"endpoint_url": server.url})
+            if call == "write":
+                storage.write({join(s3, "x"): b"whole"})
+            else:
+                assert storage.read([Source(join(s3, "x"))]) == [b"whole"]
+            assert len(server.asked) == 2
 
 
 def test_reading_from_s3_survives_faults(faulty_s3: tuple[Faulty, Storage], s3: str) -> None:

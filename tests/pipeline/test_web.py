@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from pipeline import storage as storage_module
-from pipeline import web
+from pipeline import retry, web
 from pipeline.errors import RowError
 from pipeline.storage import Source, Storage
 from pipeline.web import REFUSED, is_public
@@ -47,7 +46,7 @@ def test_hosts_that_are_not_public_are_not_asked(server: Faulty) -> None:
 def test_other_ways_to_write_them_do_not_help(
     server: Faulty, host: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storage_module, "FIRST_DELAY", 0.001)
+    monkeypatch.setattr(retry, "FIRST_DELAY", 0.001)
     (got,) = Storage().read([Source(f"http://{host}:{server.url.rpartition(':')[2]}/a.jpg")])
     assert isinstance(got, RowError)
     assert server.asked == []

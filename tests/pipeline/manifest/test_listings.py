@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import storage as storage_module
+from pipeline import retry
 from pipeline.errors import RequestError
 from pipeline.manifest import open_manifest
 from pipeline.storage import Storage, join
@@ -158,7 +158,7 @@ def test_a_bucket_is_listed_page_by_page(s3: str, monkeypatch: pytest.MonkeyPatc
 def test_listing_a_bucket_survives_faults(
     s3: str, s3_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storage_module, "FIRST_DELAY", 0.001)
+    monkeypatch.setattr(retry, "FIRST_DELAY", 0.001)
     put(s3, "set/a.jpg")
     with serving(forward(s3_server)) as faulty:
         manifest = open_manifest(Storage({"endpoint_url": faulty.url}), join(s3, "set"))

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import storage as storage_module
+from pipeline import retry
 from pipeline.errors import RequestError
 from pipeline.ledger import RESERVED
 from pipeline.manifest import open_manifest, tables
@@ -83,7 +83,7 @@ def test_a_table_on_a_web_server_names_images_beside_it() -> None:
 def test_reading_a_table_survives_faults(
     s3: str, s3_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storage_module, "FIRST_DELAY", 0.001)
+    monkeypatch.setattr(retry, "FIRST_DELAY", 0.001)
     Storage().write({join(s3, "m.txt"): b"a.jpg\n"})
     with serving(forward(s3_server)) as faulty:
         storage = Storage({"endpoint_url": faulty.url})

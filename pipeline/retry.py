@@ -1,0 +1,79 @@
+"""Which faults of storage pass, and how long to wait for that."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+Result = TypeVar("Result")
+
+# With one request in ten failing, one row in a million fails so many times in a row.
+ATTEMPTS = 6
+
+# Seconds; each delay is twice the last one.
+FIRST_DELAY, LONGEST_DELAY = 0.1, 10.0
+
+# Seconds for which storage that does not answer at all is waited for.
+PATIENCE = 180.0
+
+NEVER_PASS = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError)
+
+# What S3 says of credentials that were good once; new ones may lie where the old ones were found.
+EXPIRED = {"ExpiredToken", "ExpiredTokenException", "InvalidToken", "TokenRefreshRequired"}
+
+
+def retried(call: Callable[[], Result], patience: float = 0.0) -> Result:
+    """What ``call`` returns; called again after faults that pass, for ``patience`` seconds.
+
+    However short that is, ATTEMPTS times; and no more where the server answers, and refuses.
+    """
+    until = time.monotonic() + patience
+    attempt = 1
+    while True:
+        try:
+            return call()
+        except Exception as error:  # file systems raise what their clients raise: no common class
+            tried_enough = attempt >= ATTEMPTS and (time.monotonic() > until or _is_refusal(error))
+            if tried_enough or not passes(error):
+                raise
+        back_off(attempt)
+        attempt += 1
+
+
+def passes(error: BaseException) -> bool:
+    """Whether what failed with ``error`` may succeed when it is tried again."""
+    return has_expired(error) or not isinstance(error, NEVER_PASS)
+
+
+def has_expired(error: BaseException) -> bool:
+    """Whether it failed for credentials that were good once."""
+    return _answer(error).get("Error", {}).get("Code") in EXPIRED
+
+
+def is_fault_of_server(error: BaseException) -> bool:
+    """Whether a server answered, and that it could not."""
+    return _status(error) >= 500
+
+
+def back_off(attempt: int) -> None:
+    """Wait before attempt number ``attempt`` + 1, each time for longer, never in step."""
+    delay = min(LONGEST_DELAY, FIRST_DELAY * 2 ** (attempt - 1))
+    time.sleep(delay * random.uniform(0.5, 1.5))
+
+
+def _is_refusal(error: BaseException) -> bool:
+    return 400 <= _status(error) < 500 and not has_expired(error)
+
+
+def _status(error: BaseException) -> int:
+    return int(_answer(error).get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def _answer(error: BaseException) -> dict[str, Any]:
+    """What an S3 server answered; s3fs raises errors of its own from botocore's."""
+    for one in (error, error.__cause__):
+        if isinstance(response := getattr(one, "response", None), dict):
+            return response
+    return {}
