@@ -7,11 +7,13 @@ import queue
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import islice
+from typing import Any
 
-from prefect import State, flow, get_client, get_run_logger, tags
+from prefect import Flow, State, flow, get_client, get_run_logger, tags
+from prefect.client.schemas.objects import FlowRun
 from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
-from prefect.states import Completed, Failed
+from prefect.states import Cancelled, Completed, Failed
 
 from pipeline.job import Job
 from pipeline.plan import Plan
@@ -60,6 +62,15 @@ def stylize(job: Job) -> State[Summary]:
     publish_summary(request, summary)
     ending = Completed if summary.succeeded else Failed
     return ending(message=str(summary), data=summary)
+
+
+@stylize.on_crashed
+def show_as_cancelled(flow: Flow[..., Any], run: FlowRun, state: State[Any]) -> None:
+    """A run that was stopped by a signal has not crashed."""
+    if state.message and state.message.endswith("signal."):
+        with get_client(sync_client=True) as client:
+            cancelled: State[Any] = Cancelled(message="stopped; the next run carries on")
+            client.set_flow_run_state(run.id, cancelled, force=True)
 
 
 @contextmanager

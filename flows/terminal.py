@@ -57,10 +57,11 @@ def run_flow(job: Job) -> Summary:
     from flows.stylize import stylize
     from tasks.progress import watcher
 
-    with console.status("starting Prefect") as starting, prefect_api() as address:
+    starting = console.status("starting Prefect")
+    with _signals() as insist, starting, prefect_api() as address:
         starting.stop()
         console.print(f"watch it at [link={address}/runs]{address}/runs[/link]")
-        with _progress_bar(job.style) as show, _ctrl_c() as insist:
+        with _progress_bar(job.style) as show:
 
             def look(snapshot: Snapshot) -> None:
                 insist()
@@ -78,11 +79,11 @@ def run_flow(job: Job) -> Summary:
 
 
 @contextmanager
-def _ctrl_c() -> Iterator[Callable[[], None]]:
-    """Inside, Ctrl-C raises KeyboardInterrupt, and what is yielded raises it again.
+def _signals() -> Iterator[Callable[[], None]]:
+    """Inside, Ctrl-C and SIGTERM raise KeyboardInterrupt, and what is yielded raises it again.
 
     Python drops an exception that comes in the midst of a callback of its own, such as a
-    finalizer; a Ctrl-C must not be lost that way.
+    finalizer; a signal must not be lost that way.
     """
     pressed = threading.Event()
 
@@ -94,11 +95,12 @@ def _ctrl_c() -> Iterator[Callable[[], None]]:
         if pressed.is_set():
             raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGINT, on_signal)
+    before = {one: signal.signal(one, on_signal) for one in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield insist
     finally:
-        signal.signal(signal.SIGINT, before)
+        for one, handler in before.items():
+            signal.signal(one, handler)
 
 
 @contextmanager

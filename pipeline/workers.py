@@ -29,6 +29,8 @@ from pipeline.worker import Message
 # Seconds without a finished row after which a worker counts as hanging.
 STALLED = 900
 
+ENDING = "the run is ending"
+
 # Seconds between two looks at a worker that says nothing.
 LOOK_EVERY = 1.0
 
@@ -116,6 +118,8 @@ class WorkerPool:
                 try:
                     return process.run(ref, suspects, on_message)
                 except WorkerDied as death:
+                    if self._closed:
+                        raise ShardLost(ENDING) from None
                     late = f"decoding takes longer than {job.max_seconds:g} s (--max-seconds)"
                     self._suspects[ref.key] = suspects.after_death(
                         death.in_hand, late if death.was_late else ""
@@ -137,7 +141,7 @@ class WorkerPool:
     def _start(self, job: Job) -> _Process:
         with self._lock:
             if self._closed:
-                raise ShardLost("the run is ending")
+                raise ShardLost(ENDING)
             process = _Process(job, self._threads)
             self._alive.add(process)
             return process

@@ -1,0 +1,98 @@
+"""Runs that are told to stop: by a signal, by *Cancel* in Prefect's pages."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from prefect import get_client
+from prefect.client.schemas.sorting import FlowRunSort
+from prefect.states import Cancelling
+
+from pipeline.job import Job
+from tests.conftest import write_photos
+from tests.flows.test_run import committed, wait_until
+from tests.pipeline.runs import run_job
+from tests.processes import command_of, family, is_running
+
+ROWS = 120
+
+RUN = "import sys; from flows.cli import main; sys.exit(main())"
+SERVE = "from flows.stylize import stylize; stylize.serve('stopped')"
+
+
+@pytest.fixture
+def long_job(tmp_path: Path, pack: str) -> Job:
+    source = write_photos(tmp_path / "photos", ROWS, size=700)
+    return Job(
+        source=str(source), out=str(tmp_path / "out"), style="red", pack=pack, device="cpu",
+        shard_size=5, workers=2, format="png",
+    )  # fmt: skip
+
+
+def start(code: str, prefect: str, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments], text=True, process_group=0,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        env=os.environ | {"PREFECT_API_URL": prefect},
+    )  # fmt: skip
+
+
+def wait_until_ended(everyone: Iterable[int], seconds: float = 10) -> None:
+    with suppress(AssertionError):
+        wait_until(lambda: not any(map(is_running, everyone)), seconds)
+    assert [command_of(pid) for pid in everyone if is_running(pid)] == []
+
+
+@pytest.mark.slow
+def test_a_run_that_gets_a_signal_stops_and_carries_on(long_job: Job, prefect: str) -> None:
+    out = Path(long_job.out)
+    run = start(
+        RUN, prefect, "run", long_job.source, "--out", long_job.out, "--style", "red",
+        "--pack", long_job.pack, "--shard-size", "5", "--workers", "2", "--format", "png",
+        "--device", "cpu",
+    )  # fmt: skip
+    wait_until(lambda: committed(out) >= 1)
+    everyone = family(run.pid)
+    os.kill(run.pid, signal.SIGTERM)
+    said = run.communicate(timeout=60)[0]
+    assert run.returncode == 130, said
+    assert "the same command carries on" in said
+    wait_until_ended(everyone)
+    assert not (out / ".restyle-claim").exists()
+    with get_client(sync_client=True) as client:
+        (last,) = client.read_flow_runs(limit=1, sort=FlowRunSort.START_TIME_DESC)
+        assert last.state_name == "Cancelled"
+    before = committed(out)
+    assert before < ROWS / 5
+    assert run_job(long_job).done == ROWS
+
+
+@pytest.mark.slow
+def test_a_run_that_is_cancelled_stops_and_carries_on(long_job: Job, prefect: str) -> None:
+    out = Path(long_job.out)
+    server = start(SERVE, prefect)
+    try:
+        with get_client(sync_client=True) as client:
+            wait_until(lambda: client.read_deployments())
+            deployment = client.read_deployment_by_name("stylize/stopped")
+            parameters = {"job": long_job.model_dump(mode="json")}
+            run = client.create_flow_run_from_deployment(deployment.id, parameters=parameters)
+            wait_until(lambda: committed(out) >= 1, seconds=120)
+            # But for what the server has for itself.
+            everyone = [pid for pid in family(server.pid)[1:] if "tracker" not in command_of(pid)]
+            client.set_flow_run_state(run.id, Cancelling(message="from the page"), force=True)
+            wait_until(lambda: client.read_flow_run(run.id).state_name == "Cancelled")
+        wait_until_ended(everyone)
+        assert not (out / ".restyle-claim").exists()
+    finally:
+        server.kill()
+        server.communicate()
+    assert committed(out) < ROWS / 5
+    assert run_job(long_job).done == ROWS
