@@ -65,12 +65,14 @@ def stylize(job: Job) -> State[Summary]:
 
 
 @stylize.on_crashed
-def show_as_cancelled(flow: Flow[..., Any], run: FlowRun, state: State[Any]) -> None:
+def show_as_cancelled(
+    flow: Flow[[Job], State[Summary]], flow_run: FlowRun, state: State[Any]
+) -> None:
     """A run that was stopped by a signal has not crashed."""
     if state.message and state.message.endswith("signal."):
         with get_client(sync_client=True) as client:
             cancelled: State[Any] = Cancelled(message="stopped; the next run carries on")
-            client.set_flow_run_state(run.id, cancelled, force=True)
+            client.set_flow_run_state(flow_run.id, cancelled, force=True)
 
 
 @contextmanager
