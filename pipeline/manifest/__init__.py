@@ -104,9 +104,13 @@ def _open_table(storage: Storage, source: str) -> Table:
     fs, path = storage.open(source)
     try:
         file = fs.open(path, "rb")
-        return READERS[posixpath.splitext(source)[1].lower()](file)
+        schema, batches = READERS[posixpath.splitext(source)[1].lower()](file)
+        _ = schema.names  # not decoded before they are asked for
+        return schema, batches
     except FileNotFoundError as error:
         raise RequestError(f"{redact(source)} does not exist") from error
+    except UnicodeDecodeError as error:
+        raise RequestError(f"{redact(source)} is not UTF-8: {describe(error)}") from error
     except (pa.ArrowException, OSError) as error:
         raise RequestError(f"{redact(source)} cannot be read: {describe(error)}") from error
 
