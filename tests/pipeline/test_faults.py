@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tests.faults import compare
 from tests.pipeline.servers import WAYS
+from tests.proof.faults import compare
 
 
 def test_storage_that_misbehaves_costs_no_row(s3: str, pack: str) -> None:

@@ -12,9 +12,9 @@ import pytest
 
 from pipeline.job import Job
 from pipeline.workers import WorkerPool
-from tests import hostile
 from tests.conftest import open_image
 from tests.pipeline.runs import changed, ledger_of, plan_job, run_job
+from tests.proof import hostile
 
 # How some of them must end; of the others it is enough that they end.
 ENDINGS = {
@@ -84,7 +84,7 @@ def test_a_decoder_that_takes_too_long_costs_its_image_only(job: Job) -> None:
 
 @pytest.mark.extra
 def test_no_hostile_image_takes_long_or_much_memory() -> None:
-    command = [sys.executable, "-m", "tests.hostile"]
+    command = [sys.executable, "-m", "tests.proof.hostile"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     found = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(found) > 250

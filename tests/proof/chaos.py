@@ -1,7 +1,7 @@
 """Kills runs at random moments, starts them again, and looks at what is left.
 
-python -m tests.chaos --kills 50 --seed 0          # on disk
-python -m tests.chaos --kills 50 --seed 0 --s3     # on an S3 server of its own
+python -m tests.proof.chaos --kills 50 --seed 0          # on disk
+python -m tests.proof.chaos --kills 50 --seed 0 --s3     # on an S3 server of its own
 
 Every round starts the same command. Whenever so many more shards are done as were drawn from the
 seed, what was drawn from the seed is killed with SIGKILL: a worker, all workers, the run, its
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import logging
 import os
 import random
 import shutil
@@ -270,6 +271,7 @@ def s3_server() -> str:
     import boto3
     from moto.server import ThreadedMotoServer
 
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()

@@ -1,7 +1,7 @@
 """A job from bucket to bucket through a proxy that fails, beside the same job through one that
 does not.
 
-python -m tests.faults            # prints the figures as JSON
+python -m tests.proof.faults            # prints the figures as JSON
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def _outage(server: Faulty, after: float, seconds: float) -> Iterator[None]:
 
 def main() -> int:
     """Print the figures; 1 if anything was lost."""
-    from tests.chaos import s3_server
+    from tests.proof.chaos import s3_server
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=1000)

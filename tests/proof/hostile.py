@@ -1,7 +1,7 @@
 """A corpus of images that nobody would want in a job, and what becomes of each.
 
-python -m tests.hostile            # as JSON lines: how each ended, seconds, megabytes
-python -m tests.hostile FOLDER     # writes the files there instead
+python -m tests.proof.hostile            # as JSON lines: how each ended, seconds, megabytes
+python -m tests.proof.hostile FOLDER     # writes the files there instead
 """
 
 from __future__ import annotations

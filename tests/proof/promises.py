@@ -1,0 +1,134 @@
+"""What the README promises, and the test that keeps it."""
+
+PROMISES = [
+    (
+        "every row is accounted for",
+        "tests/pipeline/test_hostile.py",
+        "test_a_job_of_hostile_images_ends_with_each_accounted_for",
+    ),
+    (
+        "The same command again does what is left and nothing else",
+        "tests/flows/test_stylize.py",
+        "test_the_same_job_again_does_nothing_and_new_photos_only_are_done",
+    ),
+    (
+        "after a crash",
+        "tests/flows/test_run.py",
+        "test_nothing_is_lost_when_workers_and_runs_are_killed",
+    ),
+    (
+        "after some have changed",
+        "tests/pipeline/test_plan.py",
+        "test_a_source_that_changed_is_done_again_in_its_shard",
+    ),
+    (
+        "said before anything is written",
+        "tests/pipeline/test_run.py",
+        "test_a_wrong_request_is_refused_before_anything_is_written",
+    ),
+    (
+        "a bad image never stops a run",
+        "tests/pipeline/test_shard.py",
+        "test_a_bad_image_is_a_failed_row_and_the_others_are_done",
+    ),
+    (
+        "One on which the decoder hangs",
+        "tests/pipeline/test_inhand.py",
+        "test_an_image_that_hangs_costs_itself_only",
+    ),
+    (
+        "or that crashes the process that decodes it",
+        "tests/pipeline/test_inhand.py",
+        "test_images_that_crash_the_decoder_cost_themselves_only",
+    ),
+    (
+        "what the ledger says is done is done",
+        "tests/pipeline/test_shard.py",
+        "test_a_fault_midway_leaves_nothing_of_the_shard_in_the_ledger",
+    ),
+    (
+        "Other settings on the same `OUT` are refused",
+        "tests/pipeline/test_output.py",
+        "test_other_settings_are_refused_with_the_difference",
+    ),
+    (
+        "a second one, on whatever machine, is told who does",
+        "tests/pipeline/test_claim.py",
+        "test_the_second_is_told_who_is_at_work",
+    ),
+    (
+        "a run that was killed holds up the next for less than half a minute",
+        "tests/pipeline/test_claim.py",
+        "test_a_claim_from_elsewhere_that_is_not_renewed_is_taken_over",
+    ),
+    (
+        "lists what is missing, damaged, doubled or extra",
+        "tests/pipeline/test_verify.py",
+        "test_what_is_missing_damaged_or_extra_is_found_and_mended",
+    ),
+    (
+        "nothing about them is printed or stored",
+        "tests/flows/test_secrets.py",
+        "test_no_secret_is_kept_or_told",
+    ),
+    (
+        "those that expire are looked for anew",
+        "tests/pipeline/test_storage.py",
+        "test_credentials_that_expired_are_looked_for_again",
+    ),
+    (
+        "What fails is asked for again, alone",
+        "tests/pipeline/test_faults.py",
+        "test_storage_that_misbehaves_costs_no_row",
+    ),
+    (
+        "A bucket that does not answer at all is waited for",
+        "tests/pipeline/test_storage.py",
+        "test_a_bucket_that_is_away_for_a_while_is_waited_for",
+    ),
+    (
+        "No id leads out of `OUT`",
+        "tests/pipeline/test_fuzz.py",
+        "test_no_id_leads_out_of_the_folder_of_results",
+    ),
+    (
+        "A manifest may name local files only if it is itself local",
+        "tests/pipeline/manifest/test_rows.py",
+        "test_a_local_path_in_a_manifest_from_elsewhere_is_refused",
+    ),
+    (
+        "it is the address connected to that counts",
+        "tests/pipeline/test_web.py",
+        "test_a_redirection_does_not_lead_there",
+    ),
+    (
+        "Shards that are lost (a worker that was killed, a fault that passes) are tried again",
+        "tests/pipeline/test_inhand.py",
+        "test_a_worker_killed_from_outside_costs_no_image",
+    ),
+    (
+        "a fault of the system (no space, no credentials, no device) stops the run",
+        "tests/pipeline/test_full_disk.py",
+        "test_a_full_disk_stops_the_run_which_carries_on_when_there_is_room",
+    ),
+    (
+        "Ctrl-C, SIGTERM",
+        "tests/flows/test_stop.py",
+        "test_a_run_that_gets_a_signal_stops_and_carries_on",
+    ),
+    (
+        "and *Cancel* drop what is in hand",
+        "tests/flows/test_stop.py",
+        "test_a_run_that_is_cancelled_stops_and_carries_on",
+    ),
+    (
+        "pack's own styles stay bit for bit what they were",
+        "tests/pipeline/training/test_loop.py",
+        "test_styles_are_added_and_the_others_stay_bit_for_bit",
+    ),
+    (
+        "A stopped training goes on from its last checkpoint as if it had not been stopped",
+        "tests/flows/test_train.py",
+        "test_a_training_that_is_killed_ends_as_if_it_had_not_been",
+    ),
+]
