@@ -16,6 +16,7 @@ from pipeline.codec import Pixels
 from pipeline.colour import with_colour_of
 from pipeline.errors import RequestError, RowError
 from pipeline.networks.fast import FastTransformNet
+from pipeline.networks.norm import WHITE
 from pipeline.styles.mix import Mix
 from pipeline.styles.pack import Pack
 from pipeline.tiling import StripNetwork
@@ -138,7 +139,7 @@ class Stylizer:
         # (B, H, W, 3) in memory is what channels_last is: no copy.
         given = torch.from_numpy(photos).to(self.device).permute(0, 3, 1, 2)
         height, width = photos.shape[1:3]
-        inputs = _padded(given.to(self.dtype) / 255.0, self._network.stride)
+        inputs = _padded(given.to(self.dtype) / WHITE, self._network.stride)
         styled = self._network(inputs, self._weights(mixes))[:, :, :height, :width]
         return self._finished(given, styled, strengths)
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from pipeline.codec import Pixels
 from pipeline.networks.fast import FastTransformNet, StyledConv
-from pipeline.networks.norm import EPS
+from pipeline.networks.norm import EPS, WHITE
 
 # Pixels of the image in a strip: enough to be busy with, few enough for the caches.
 STRIP_PIXELS = 512 * 1024
@@ -143,7 +143,7 @@ class StripNetwork:
         start, stop = span
         pixels = self._photo[self._rows[2 * start : 2 * stop + 4]][:, self._columns]
         given = torch.from_numpy(pixels).to(self._style.device).permute(2, 0, 1)[None]
-        return self._down1(given.to(self._dtype) / 255.0)
+        return self._down1(given.to(self._dtype) / WHITE)
 
     def _halve(self, span: Span) -> Tensor:
         """What the second layer needs for rows at a quarter of the resolution."""

@@ -7,6 +7,8 @@ import re
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipeline.networks.norm import WHITE
+
 
 class ReflectConv(nn.Module):
     """A convolution after reflection padding of half its kernel."""
@@ -78,7 +80,7 @@ class JohnsonNet(nn.Module):
         Returns:
             (B, 3, H, W) of the dtype of ``photos``, RGB in 0..1, not clamped.
         """
-        x = photos * 255.0
+        x = photos * WHITE
         x = F.relu(self.in1(self.conv1(x)))
         x = F.relu(self.in2(self.conv2(x)))
         x = F.relu(self.in3(self.conv3(x)))

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.codec import Pixels
+from pipeline.codec import Pixels, decode
 from pipeline.errors import RequestError, RowError
 from pipeline.styles.mix import Mix, parse_style
 from pipeline.styles.pack import find_pack, read_pack
@@ -205,12 +205,15 @@ def test_the_same_batch_twice_is_the_same_byte_for_byte(precision: str) -> None:
 
 def test_lower_precisions_look_the_same() -> None:
     pack = find_pack("")
-    photos, mixes = pictures(1, 128, 128), parse_style(pack.names[0], pack.names)
-    exact, *others = (
-        Stylizer(pack, "cpu", precision)(photos, mixes, [1.0]).astype(int)
-        for precision in ("fp32", "bf16", "fp16")
-    )
-    assert all(np.abs(other - exact).mean() < 2 for other in others)
+    # A real photo: on noise it is less.
+    photo = decode((Path(pack.path).parent / "sample.jpg").read_bytes(), (256, 256), 10**6).pixels
+    stylizers = [Stylizer(pack, "cpu", precision) for precision in ("fp32", "bf16", "fp16")]
+    for style in pack.names[:6]:
+        mixes = parse_style(style, pack.names)
+        exact, *others = (one(photo[None], mixes, [1.0]).astype(int) for one in stylizers)
+        for other in others:
+            # A pixel differs as its worst channel does.
+            assert (np.abs(other - exact).max(3) <= 2).mean() >= 0.999
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "cuda:64"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,7 +17,9 @@ from torch import Tensor
 from pipeline import tiling
 from pipeline.codec import Pixels
 from pipeline.networks.fast import FastTransformNet
+from pipeline.networks.norm import WHITE
 from pipeline.tiling import StripNetwork
+from pipeline.workers import WORKER_ENVIRONMENT
 
 
 @pytest.fixture(autouse=True)
@@ -45,9 +48,9 @@ def network() -> FastTransformNet:
 
 def in_one_piece(network: FastTransformNet, image: Pixels) -> Tensor:
     """What the network makes of an image whose sides are multiples of 4."""
-    given = torch.from_numpy(image).permute(2, 0, 1)[None] / 255
+    given = torch.from_numpy(image).permute(2, 0, 1)[None]
     with torch.inference_mode():
-        given = given.to(network.out.weight.dtype).to(memory_format=torch.channels_last)
+        given = given.to(network.out.weight.dtype).to(memory_format=torch.channels_last) / WHITE
         return network(given, torch.tensor([[0.3, 0.7]])).float()
 
 
@@ -158,8 +161,9 @@ def test_a_large_image_looks_the_same_and_takes_less_memory(tmp_path: Path) -> N
     for way in ("whole", "strips"):
         command = [sys.executable, "-c", PEAK, str(tmp_path / "photo.npy"), way]
         done = subprocess.run(
-            [*command, str(tmp_path / f"{way}.npy")], capture_output=True, text=True, check=True
-        )
+            [*command, str(tmp_path / f"{way}.npy")], capture_output=True, text=True, check=True,
+            env=os.environ | WORKER_ENVIRONMENT,
+        )  # fmt: skip
         peaks[way] = int(done.stdout)
         results[way] = np.load(tmp_path / f"{way}.npy").astype(int)
     assert np.abs(results["whole"] - results["strips"]).max() <= 2
