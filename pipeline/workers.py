@@ -197,6 +197,8 @@ class _Process:
                 if isinstance(message, ShardResult):
                     return message
                 if isinstance(message, Exception):
+                    if isinstance(message, ShardLost):
+                        self.kill()  # what nobody foresaw, such as a lost GPU, may be with it still
                     raise message
                 on_message(message)
         except (EOFError, OSError):

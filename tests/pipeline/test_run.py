@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,11 @@ from pipeline.errors import RequestError
 from pipeline.job import Job
 from pipeline.results import Summary
 from pipeline.run import begin, end, prepare, preview
+from pipeline.shard import ShardWorker
+from pipeline.spool import read_shard
 from pipeline.storage import Storage, join
-from tests.conftest import write_photos
-from tests.pipeline.runs import changed, run_job
+from tests.conftest import jpeg, write_photos
+from tests.pipeline.runs import changed, ledger_of, plan_job, run_job
 
 
 def test_prepare_looks_and_writes_nothing(job: Job) -> None:
@@ -157,3 +160,33 @@ def test_unfinished_files_lie_below_a_local_out_alone(job: Job, s3: str) -> None
     far = prepare(changed(job, out=join(s3, "out"))).storage
     far.write({join(s3, "out/images/x"): b"x"})
     assert Storage().names(join(s3, "out")) == ["images"]
+
+
+def test_a_source_that_changes_before_it_is_read_is_done_again(job: Job) -> None:
+    request, refs = plan_job(job)
+    photo = Path(job.source, "003.jpg")
+    photo.write_bytes(jpeg(80, 60, seed=99))  # after it was listed, before it is read
+    worker = ShardWorker(request.job, request.pack, request.storage)
+    for ref in refs:
+        worker.run(ref.key, read_shard(request.storage, ref), lambda done, failed: None)
+    again = run_job(job)
+    assert (again.new_done, again.done) == (1, 8)
+    assert run_job(job).new_done == 0
+    (row,) = [row for row in ledger_of(job.out).to_pylist() if row["id"] == "003.jpg"]
+    assert row["source_sha256"] == hashlib.sha256(photo.read_bytes()).hexdigest()
+
+
+def test_a_source_that_has_vanished_is_a_failed_row_until_it_is_back(job: Job) -> None:
+    rows = Path(job.source, "rows.txt")
+    rows.write_text("".join(f"{number:03d}.jpg\n" for number in range(8)))
+    job = changed(job, source=str(rows), max_failed=0.5)
+    photo = rows.parent / "003.jpg"
+    data = photo.read_bytes()
+    photo.unlink()
+    assert (run_job(job).failed, ledger_of(job.out)["error_message"].to_pylist()[3]) == (
+        1, "there is no such file",
+    )  # fmt: skip
+    photo.write_bytes(data)
+    assert run_job(job).failed == 0
+    photo.unlink()
+    assert run_job(job).done == 8  # what was done is done for good

@@ -9,6 +9,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import ShardLost, SystemFault
@@ -108,6 +110,19 @@ def test_a_shard_that_cannot_be_read_is_a_fault_of_the_system(
     with pytest.raises(SystemFault, match=r"cannot read the plan /nowhere/000000\.parquet"):
         pool.run(gone, ignore)
     assert pool.run(planned[1][0], ignore).key == planned[1][0].key
+
+
+def test_a_worker_that_nobody_knows_what_ails_is_replaced(
+    planned: Planned, pool: WorkerPool, tmp_path: Path
+) -> None:
+    pool.run(planned[1][1], ignore)
+    (worker,) = workers_of(os.getpid())
+    odd = tmp_path / "odd.parquet"
+    pq.write_table(pa.table({"nothing that is needed": [1]}), odd)
+    with pytest.raises(ShardLost, match="Traceback"):
+        pool.run(ShardRef(9, "key", 1, str(odd), 0), ignore)
+    assert not is_running(worker)
+    assert pool.run(planned[1][2], ignore).done == 4
 
 
 def test_settings_that_no_worker_can_use_are_a_fault_of_the_system(planned: Planned) -> None:

@@ -153,6 +153,7 @@ def _killed(disk: dict[str, Any], s3: dict[str, Any]) -> str:
         )
     lines.append(f"| times started | {disk['rounds']} | {s3['rounds']} |")
     lines.append(f"| jobs that came to their end | {disk['jobs']} | {s3['jobs']} |")
+    lines.append(f"| sources replaced in between | {disk['replaced']} | {s3['replaced']} |")
     lines.append(f"| problems | {len(disk['problems'])} | {len(s3['problems'])} |")
     return "\n".join(lines)
 

@@ -7,7 +7,7 @@ Every round starts the same command. Whenever so many more shards are done as we
 seed, what was drawn from the seed is killed with SIGKILL: a worker, all workers, the run, its
 Prefect server, or all of these at once, until the run is dead or has ended. After each round the
 results are compared with the ledger; a job that has ended is compared with one that was never
-interrupted, and begun anew.
+interrupted, and begun anew, or gone on with after some of its sources have been replaced.
 """
 
 from __future__ import annotations
@@ -44,6 +44,9 @@ TARGETS = ("worker", "workers", "run", "all")
 # Share of the rounds that have a Prefect server of their own, which can be killed.
 OWN_SERVER = 0.3
 
+# Of the jobs that have ended, how many are gone on with after so many photos have been replaced.
+GONE_ON_WITH, REPLACED = 0.5, 24
+
 # Until the next kill at most so many shards are done, and so many seconds more pass; so many
 # where it shall come before the first one.
 SHARDS, SECONDS, AT_FIRST = 8, 0.4, 8.0
@@ -65,6 +68,7 @@ class Figures:
     kills: Counter[str] = field(default_factory=Counter)
     rounds: int = 0
     jobs: int = 0
+    replaced: int = 0
     endings: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
     seconds: float = 0.0
@@ -80,10 +84,15 @@ class Chaos:
         self.out, self.reference = join(out, "out"), join(out, "reference")
         self.source, self.pack = folder / "photos", folder / "small.safetensors"
         self._make_inputs()
-        with self.started(self.reference, own_server=True) as (child, words):
+        self.committed: dict[str, str] = {}
+        self.replaced = 0
+        self.run_reference()
+
+    def run_reference(self) -> None:
+        """See what the job comes to without interruption."""
+        with self.started(self.reference, own_server=False) as (child, words):
             assert child.wait() == 0, words()
         self.expected = self.contents(self.reference)
-        self.committed: dict[str, str] = {}
 
     def _make_inputs(self) -> None:
         import torch
@@ -212,6 +221,8 @@ class Chaos:
         except RequestError:
             return  # killed before it began
         for finding in verdict.wrong:
+            if self.replaced and finding.kind == "damaged":
+                continue  # the new result is there, its row not yet
             self.problem(f"{finding.kind} {finding.path}: {finding.why}")
         ledger = Ledger(Storage(), self.out)
         now = {}
@@ -233,9 +244,24 @@ class Chaos:
             self.problem("there are files that no row has made")
         if Storage().read_one(join(self.out, "_SUCCESS")) is None:
             self.problem("it does not say that it has ended")
-        Storage().delete(self.out)
         self.committed = {}
         self.figures.jobs += 1
+        if self.lot.random() < GONE_ON_WITH:
+            self.replace_sources()
+        else:
+            Storage().delete(self.out)
+            self.replaced = 0
+
+    def replace_sources(self) -> None:
+        """Put other photos where some were."""
+        from tests.conftest import jpeg
+
+        self.replaced += 1
+        for number in self.lot.sample(range(8, ROWS), REPLACED):
+            photo = jpeg(500, 500, ROWS * self.replaced + number)
+            (self.source / f"{number:03d}.jpg").write_bytes(photo)
+        self.run_reference()
+        self.figures.replaced += REPLACED
 
     def contents(self, out: str) -> dict[str, Any]:
         """All of a job but for times."""
