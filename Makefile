@@ -9,7 +9,7 @@ demo: .venv/installed
 
 # All checks, then the tests.
 test: check
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --maxprocesses 8
 
 # Those that measure for long, too.
 test-all: check

@@ -71,6 +71,35 @@ def plan(source: str, /, *, settings: JobOptions) -> int:
 
 
 @app.command
+def schedule(
+    source: str,
+    /,
+    *,
+    cron: str,
+    timezone: str = "UTC",
+    name: str = "",
+    settings: JobOptions,
+) -> int:
+    """Do the job again and again: what is new or has changed, one run at a time.
+
+    Parameters
+    ----------
+    source
+        As for run.
+    cron
+        When: minute, hour, day of the month, month, day of the week; "0 3 * * *" is every night.
+    timezone
+        Of the hours: Europe/Berlin.
+    name
+        What to call the schedule; otherwise by the last part of OUT.
+    """
+    from flows.schedule import serve_job
+
+    serve_job(Job(source=source, **settings.model_dump()), cron, timezone, name)
+    return DONE
+
+
+@app.command
 def status(out: str, /, *, storage_option: StorageOption = ()) -> int:
     """How far a job is, how fast, and what failed; from its output folder alone.
 

@@ -1,0 +1,53 @@
+"""A job that is done again and again: a Prefect deployment with a schedule, served from here."""
+
+from __future__ import annotations
+
+from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
+from prefect.schedules import Cron
+from prefect.types.entrypoint import EntrypointType
+from rich.console import Console
+
+from flows.server import prefect_api
+from flows.stylize import stylize
+from pipeline.errors import RequestError
+from pipeline.job import Job
+from pipeline.run import prepare
+from pipeline.storage import redact
+
+# A run that comes due while the last one is at work has nothing to do that the next one will not.
+ONE_AT_A_TIME = ConcurrencyLimitConfig(
+    limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW
+)
+
+
+def serve_job(job: Job, cron: str, timezone: str, name: str) -> None:
+    """Make a deployment of the job, and do its runs in this process' children until it is ended.
+
+    With PREFECT_API_URL set the deployment is that server's, otherwise a server is started that
+    ends with this process.
+
+    Raises:
+        RequestError: the job, the schedule or the time zone cannot be.
+    """
+    job = prepare(job).job
+    try:
+        schedule = Cron(cron, timezone=timezone)
+    except ValueError as error:
+        raise RequestError(f"--cron '{cron}' --timezone {timezone}: {error}") from error
+    name = name or job.out.rstrip("/").rsplit("/", 1)[-1]
+    with prefect_api() as address:
+        console = Console(highlight=False, soft_wrap=True)
+        console.print(
+            f"'{cron}' ({timezone}): {redact(job.source)} to {redact(job.out)} in the style "
+            f"{job.style}\nwatch it, or run it at once, at {address}/deployments; Ctrl-C ends it"
+        )
+        stylize.serve(
+            name,
+            schedule=schedule,
+            parameters={"job": job.model_dump(mode="json", exclude_defaults=True)},
+            description=f"{redact(job.source)} to {redact(job.out)}, what is new or has changed",
+            tags=[f"style:{job.style}"[:100]],
+            global_limit=ONE_AT_A_TIME,
+            entrypoint_type=EntrypointType.MODULE_PATH,
+            print_starting_message=False,
+        )
