@@ -21,6 +21,7 @@ from pipeline.results import ShardResult, Summary
 from pipeline.spool import ShardRef
 from pipeline.workers import WorkerPool, devices_for
 from tasks.artifacts import ProgressArtifact, publish_summary
+from tasks.events import is_degraded, tell_of_failures
 from tasks.prepare import finish_run, plan_run
 from tasks.progress import Tracker, watcher
 from tasks.shards import stylize_shard
@@ -100,6 +101,7 @@ def _do_shards(job: Job, plan: Plan, refs: list[ShardRef], summary: Summary) -> 
         progress.show(snapshot.percent, str(snapshot), last)
 
     running = 0
+    degraded = False
     try:
         for ref in islice(waiting, TASKS_PER_WORKER * pool.workers):
             submit(ref)
@@ -109,6 +111,9 @@ def _do_shards(job: Job, plan: Plan, refs: list[ShardRef], summary: Summary) -> 
                 outcome = finished.get(timeout=LOOK_EVERY).result(raise_on_failure=False)
                 running -= 1
                 _count(outcome, summary)
+                if not degraded and is_degraded(summary, plan.left):
+                    degraded = True
+                    tell_of_failures(summary, plan.left)
                 following = None if summary.stopped else next(waiting, None)
                 if following:
                     submit(following)

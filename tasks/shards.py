@@ -14,6 +14,7 @@ from pipeline.results import ShardResult
 from pipeline.spool import ShardRef
 from pipeline.worker import Progress
 from pipeline.workers import WorkerPool
+from tasks.events import tell_of_shard
 from tasks.progress import Tracker
 
 
@@ -54,4 +55,5 @@ def stylize_shard(ref: ShardRef, pool: WorkerPool, tracker: Tracker) -> ShardRes
         tracker.lose(ref.key)
         raise
     tracker.finish(result)
+    tell_of_shard(ref, result)
     return result

@@ -50,7 +50,7 @@ WARM_UP = 30  # steps
 ROWS_FASTER = 10.0
 MAX_GRADIENT = 10.0
 RANGE_WEIGHT = 2.0
-SMOOTHNESS_WEIGHT = 6.0
+SMOOTHNESS_WEIGHT = 3.0
 LATTICE_WEIGHT = 10.0
 
 # The average of the weights forgets in about so many steps.

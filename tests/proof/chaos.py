@@ -49,7 +49,7 @@ GONE_ON_WITH, REPLACED = 0.5, 24
 
 # Until the next kill at most so many shards are done, and so many seconds more pass; so many
 # where it shall come before the first one.
-SHARDS, SECONDS, AT_FIRST = 8, 0.4, 8.0
+SHARDS, SECONDS, AT_FIRST = 8, 0.4, 12.0
 
 # Seconds in which a run has to do one more shard, or to end.
 PATIENCE = 120
@@ -197,7 +197,8 @@ class Chaos:
 
     def wait_for_a_moment(self, run: subprocess.Popen[bytes]) -> bool:
         """Wait until something shall be killed; False if the run ended before, or hangs."""
-        shards = self.lot.randint(0, SHARDS)
+        # Of a job that is gone on with all shards are there; so only time tells.
+        shards = 0 if self.replaced else self.lot.randint(0, SHARDS)
         seconds = self.lot.uniform(0.0, SECONDS if shards else AT_FIRST)
         goal = self.done() + shards
         last, deadline = -1, 0.0
@@ -207,7 +208,8 @@ class Chaos:
             if run.poll() is not None or time.monotonic() > deadline:
                 return False
             time.sleep(0.05)
-        time.sleep(seconds)
+        with suppress(subprocess.TimeoutExpired):
+            run.wait(seconds)
         return run.poll() is None
 
     def done(self) -> int:
