@@ -1,6 +1,6 @@
 """An automation that posts to a web hook when more than 2 % of a run's rows have failed.
 
-python infra/notify.py https://hooks.example.com/...        # on the server of PREFECT_API_URL
+python -m infra.notify https://hooks.example.com/...        # on the server of PREFECT_API_URL
 
 Slack, Mattermost and Teams take what it posts, a JSON object with one key "text". Run again, it
 replaces the automation that it made before.
@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from prefect import get_client
 from prefect.automations import Automation
 from prefect.blocks.webhook import Webhook
 from prefect.events.actions import CallWebhook
@@ -29,18 +30,17 @@ TEXT = """{{
 def main() -> int:
     """Make the automation."""
     url = sys.argv[1]
-    block: Any = Webhook(method="POST", url=SecretStr(url), allow_private_urls=True)
-    made = block.save(NAME, overwrite=True)
-    for old in Automation.read_all() if hasattr(Automation, "read_all") else []:
-        if old.name == NAME:
-            old.delete()
+    hook: Any = Webhook(method="POST", url=SecretStr(url)).save(NAME, overwrite=True)
+    with get_client(sync_client=True) as client:
+        for old in client.read_automations_by_name(NAME):
+            client.delete_automation(old.id)
     Automation(
         name=NAME,
         description="More than 2 % of a run's images have failed.",
         trigger=EventTrigger(
             expect={RUN_DEGRADED}, posture=Posture.Reactive, threshold=1,
         ),
-        actions=[CallWebhook(block_document_id=made, payload=TEXT)],
+        actions=[CallWebhook(block_document_id=hook, payload=TEXT)],
     ).create()  # fmt: skip
     return 0
 

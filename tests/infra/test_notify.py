@@ -1,0 +1,54 @@
+"""The automation of infra/notify.py on a whole Prefect server."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+
+import pytest
+
+from flows.server import prefect_api
+from tests.flows.test_run import wait_until
+from tests.pipeline.servers import Answer, serving
+
+ROOT = Path(__file__).parents[2]
+
+EMIT = """
+from pipeline.results import Summary
+from prefect.events.worker import EventsWorker
+from tasks.events import tell_of_failures
+summary = Summary("s3://bucket/out", "wave", 100, 93, 7, 0.05, 93, 7)
+tell_of_failures(summary, 100)
+EventsWorker.drain_all(timeout=10)
+"""
+
+
+@pytest.mark.slow
+def test_many_failures_are_posted_to_a_web_hook(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
+    posted: list[bytes] = []
+
+    def answer(request: BaseHTTPRequestHandler, body: bytes) -> Answer:
+        posted.append(body)
+        return 200, {}, b""
+
+    with serving(answer) as hook, prefect_api() as address:
+        environment = os.environ | {"PREFECT_API_URL": f"{address}/api"}
+
+        def python(*arguments: str) -> None:
+            subprocess.run([sys.executable, *arguments], cwd=ROOT, env=environment, check=True)
+
+        for _ in range(2):  # the second replaces the first
+            python("-m", "infra.notify", f"{hook.url}/hook")
+        python("-c", EMIT)
+        wait_until(lambda: posted, seconds=60)
+    (body,) = posted
+    assert json.loads(body) == {
+        "text": "restyle: 7 of 100 images failed, restyle.out.s3://bucket/out"
+    }
