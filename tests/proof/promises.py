@@ -32,6 +32,11 @@ PROMISES = [
         "test_a_bad_image_is_a_failed_row_and_the_others_are_done",
     ),
     (
+        "what is new or has changed, every night",
+        "tests/flows/test_schedule.py",
+        "test_a_schedule_does_what_is_new",
+    ),
+    (
         "One on which the decoder hangs",
         "tests/pipeline/test_inhand.py",
         "test_an_image_that_hangs_costs_itself_only",
