@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import suppress
 from pathlib import Path
+
+# The command, whether it is installed or not.
+RESTYLE = [sys.executable, "-c", "import sys; from flows.cli import main; sys.exit(main())"]
 
 # In the command line of a worker, and of nobody else.
 WORKER = "pipeline.worker import"

@@ -17,13 +17,13 @@ from pipeline.styles.mix import Mix
 from pipeline.styles.pack import find_pack
 from pipeline.stylizer import Stylizer
 from tests.conftest import open_image, write_photos
+from tests.processes import RESTYLE
 
 HERE = Path(__file__).parent
 
 
 def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
-    code = "import sys; from flows.cli import main; sys.exit(main())"
-    command = [sys.executable, "-c", code, "bench", "--count", "64", *arguments]
+    command = [*RESTYLE, "bench", "--count", "64", *arguments]
     return subprocess.run(command, capture_output=True, text=True)
 
 

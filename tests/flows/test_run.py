@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,7 @@ import pytest
 from pipeline.ledger import Ledger
 from pipeline.storage import Storage
 from tests.conftest import write_photos
-from tests.processes import workers_of
+from tests.processes import RESTYLE, workers_of
 
 ROWS = 120
 
@@ -26,9 +25,8 @@ def command(tmp_path: Path, pack: str) -> list[str]:
     """Photos large enough that there is time to interrupt."""
     photos = write_photos(tmp_path / "photos", ROWS, size=700)
     return [
-        sys.executable, "-c", "import sys; from flows.cli import main; sys.exit(main())",
-        "run", str(photos), "--out", str(tmp_path / "out"), "--style", "red", "--pack", pack,
-        "--shard-size", "5", "--workers", "2", "--format", "png",
+        *RESTYLE, "run", str(photos), "--out", str(tmp_path / "out"), "--style", "red",
+        "--pack", pack, "--shard-size", "5", "--workers", "2", "--format", "png",
     ]  # fmt: skip
 
 

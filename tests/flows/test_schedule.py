@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,8 +19,7 @@ from flows.cli import main
 from pipeline.job import Job
 from tests.conftest import write_photos
 from tests.flows.test_run import wait_until
-
-CODE = "import sys; from flows.cli import main; sys.exit(main())"
+from tests.processes import RESTYLE
 
 
 @pytest.fixture
@@ -33,7 +31,7 @@ def served(job: Job, prefect: str, tmp_path: Path) -> Iterator[DeploymentRespons
         "--name", "nightly",
     ]  # fmt: skip
     process = subprocess.Popen(
-        [sys.executable, "-c", CODE, *command], text=True, process_group=0, cwd=Path.cwd(),
+        [*RESTYLE, *command], text=True, process_group=0, cwd=Path.cwd(),
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         env=os.environ | {"PREFECT_API_URL": prefect},
     )  # fmt: skip

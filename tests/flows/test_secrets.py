@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,16 +13,15 @@ import pytest
 from pipeline.storage import Storage, join
 from tests.conftest import jpeg
 from tests.pipeline.servers import files, serving
+from tests.processes import RESTYLE
 
 CANARY = "Tweety8675309"
-
-RUN = "import sys; from flows.cli import main; sys.exit(main())"
 
 
 def restyle(*arguments: str) -> str:
     """What the command says."""
     ended = subprocess.run(
-        [sys.executable, "-c", RUN, *arguments],
+        [*RESTYLE, *arguments],
         text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
     )  # fmt: skip
     return ended.stdout

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,12 +19,11 @@ from pipeline.job import Job
 from tests.conftest import write_photos
 from tests.flows.test_run import committed, wait_until
 from tests.pipeline.runs import run_job
-from tests.processes import command_of, family, is_running
+from tests.processes import RESTYLE, command_of, family, is_running
 
 ROWS = 120
 
-RUN = "import sys; from flows.cli import main; sys.exit(main())"
-SERVE = "from flows.stylize import stylize; stylize.serve('stopped')"
+SERVE = [sys.executable, "-c", "from flows.stylize import stylize; stylize.serve('stopped')"]
 
 
 @pytest.fixture
@@ -36,9 +35,9 @@ def long_job(tmp_path: Path, pack: str) -> Job:
     )  # fmt: skip
 
 
-def start(code: str, prefect: str, *arguments: str) -> subprocess.Popen[str]:
+def start(command: Sequence[str], prefect: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", code, *arguments], text=True, process_group=0,
+        command, text=True, process_group=0,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         env=os.environ | {"PREFECT_API_URL": prefect},
     )  # fmt: skip
@@ -53,11 +52,12 @@ def wait_until_ended(everyone: Iterable[int], seconds: float = 10) -> None:
 @pytest.mark.slow
 def test_a_run_that_gets_a_signal_stops_and_carries_on(long_job: Job, prefect: str) -> None:
     out = Path(long_job.out)
-    run = start(
-        RUN, prefect, "run", long_job.source, "--out", long_job.out, "--style", "red",
+    command = [
+        *RESTYLE, "run", long_job.source, "--out", long_job.out, "--style", "red",
         "--pack", long_job.pack, "--shard-size", "5", "--workers", "2", "--format", "png",
         "--device", "cpu",
-    )  # fmt: skip
+    ]  # fmt: skip
+    run = start(command, prefect)
     wait_until(lambda: committed(out) >= 1)
     everyone = family(run.pid)
     os.kill(run.pid, signal.SIGTERM)

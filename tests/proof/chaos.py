@@ -36,7 +36,7 @@ from pipeline.errors import RequestError
 from pipeline.ledger import Ledger
 from pipeline.storage import Storage, join
 from pipeline.verify import verify
-from tests.processes import command_of, family, is_running, workers_of
+from tests.processes import RESTYLE, command_of, family, is_running, workers_of
 
 ROWS, SHARD = 160, 4
 # What is killed; of what does not end the run there is more, as a run takes long to start.
@@ -111,9 +111,9 @@ class Chaos:
     def command(self, out: str) -> list[str]:
         """What a user would type."""
         return [
-            sys.executable, "-c", "import sys; from flows.cli import main; sys.exit(main())",
-            "run", str(self.source), "--out", out, "--style", "red", "--pack", str(self.pack),
-            "--shard-size", str(SHARD), "--workers", "2", "--format", "png",
+            *RESTYLE, "run", str(self.source), "--out", out, "--style", "red",
+            "--pack", str(self.pack), "--shard-size", str(SHARD), "--workers", "2",
+            "--format", "png",
         ]  # fmt: skip
 
     @contextmanager
