@@ -113,7 +113,7 @@ def evaluate_pack(
 
     pack = find_pack(path)
     columns = [field.name for field in fields(Scores)]
-    table = Table("style", box=None, padding=(0, 2), pad_edge=False)
+    table = Table("style", box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for column in columns:
         table.add_column(column, justify="right")
     cards = []

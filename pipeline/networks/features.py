@@ -59,11 +59,12 @@ class FeatureNet(nn.Module):
         )
         self.requires_grad_(False).eval()
 
-    def forward(self, images: Tensor) -> list[Tensor]:
+    def forward(self, images: Tensor, layers: int | None = None) -> list[Tensor]:
         """The layers of Gatys et al. 2016 for style.
 
         Args:
             images: (B, 3, H, W), RGB in 0..1, H and W at least 32.
+            layers: only the first so many.
 
         Returns:
             relu1_1, relu2_1, relu3_1, relu4_1 and, if there, relu5_1; the k-th at 1/2^(k-1) of
@@ -71,7 +72,7 @@ class FeatureNet(nn.Module):
         """
         features = []
         x = images
-        for stage, head in zip(self.stages, self.heads, strict=True):
+        for stage, head in list(zip(self.stages, self.heads, strict=True))[:layers]:
             x = stage(x)
             features.append(head(x))
         return features

@@ -52,7 +52,7 @@ class TrainSettings(BaseModel):
         512, ge=64, description="Longer side of the paintings, pixels; larger: larger strokes."
     )
     style_scales: int = Field(
-        1, ge=1, le=3, description="Sizes at which the style is compared, each half the last."
+        2, ge=1, le=3, description="Sizes at which the style is compared, each half the last."
     )
     blends: float = Field(
         0.1, ge=0, le=1, description="Share of the photos to be given a blend of two styles."

@@ -59,7 +59,7 @@ def test_a_network_that_does_nothing_leaves_all_of_the_photo(
     scores = scored(lambda x: x, photos, painting, small_features)
     assert (scores.content, scores.ssim, scores.edges) == pytest.approx((0, 1, 1), abs=1e-4)
     assert scores.jitter == pytest.approx(1)
-    assert scores.texture > 0.01
+    assert min(scores.texture, scores.strokes) > 0.01
     assert scores.colour > 0.01
 
 
@@ -68,7 +68,7 @@ def test_a_network_that_gives_the_painting_leaves_nothing_of_the_photo(
 ) -> None:
     scores = scored(lambda x: painting.expand(3, -1, -1, -1)[:, :, :64], photos,
                     painting[:, :, :64], small_features)  # fmt: skip
-    assert (scores.texture, scores.colour) == pytest.approx((0, 0), abs=1e-6)
+    assert (scores.texture, scores.strokes, scores.colour) == pytest.approx((0, 0, 0), abs=1e-6)
     assert scores.noise == pytest.approx(1)
     assert scores.jitter == 0
     assert scores.content > 0.5
