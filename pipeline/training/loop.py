@@ -117,7 +117,9 @@ class Trainer:
         if len(features.stages) < len(LAYER_WEIGHTS):
             raise RequestError(f"{config.features} ends at relu4_1: it can judge, but not teach")
         self._features = features.to(self.device).to(memory_format=torch.channels_last)
-        self.paintings = [read_painting(image, config.style_size) for image in config.images]
+        self.paintings = [
+            read_painting(image, config.style_size, config.style_scales) for image in config.images
+        ]
         self._learn_paintings()
         self._network = network.to(self.device).to(memory_format=torch.channels_last)
         if config.add_to:

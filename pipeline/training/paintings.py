@@ -15,11 +15,14 @@ from pipeline.stylizer import MIN_SIDE
 from pipeline.training.content import MAX_PIXELS
 
 
-def read_painting(path: str, size: int) -> Pixels:
+def read_painting(path: str, size: int, scales: int = 1) -> Pixels:
     """A painting with its longer side scaled to ``size``, (H, W, 3) uint8.
 
+    Args:
+        scales: sizes at which it will be looked at, each half the last.
+
     Raises:
-        RequestError: it cannot be read.
+        RequestError: it cannot be read, or is too narrow.
     """
     try:
         pixels = decode(Path(path).expanduser().read_bytes(), None, MAX_PIXELS).pixels
@@ -28,10 +31,11 @@ def read_painting(path: str, size: int) -> Pixels:
     image = Image.fromarray(pixels)
     scale = size / max(image.size)
     shape = (round(image.width * scale), round(image.height * scale))
-    if min(shape) < MIN_SIDE:
+    least = MIN_SIDE * 2 ** (scales - 1)
+    if min(shape) < least:
         raise RequestError(
             f"{path} is {image.width}x{image.height}: scaled to {size} pixels its shorter side is "
-            f"below {MIN_SIDE}; cut it"
+            f"below {least}; cut it, or give a larger --style-size"
         )
     return np.array(image.resize(shape, Image.Resampling.LANCZOS))
 

@@ -34,7 +34,8 @@ def config(tmp_path: Path, small_features: str) -> Config:
         return {
             "images": [str(tmp_path / "dots.jpg")], "content": str(tmp_path / "photos"),
             "features": small_features, "device": "cpu", "out": str(tmp_path / name),
-            "steps": 12, "batch": 2, "crop": 64, "style_size": 64, "checkpoint_every": 5, **more,
+            "steps": 12, "batch": 2, "crop": 64, "style_size": 64, "style_scales": 1,
+            "checkpoint_every": 5, **more,
         }  # fmt: skip
 
     return made

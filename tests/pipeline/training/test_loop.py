@@ -50,7 +50,7 @@ def make(tmp_path: Path, small_features: str) -> Make:
             "images": [str(tmp_path / "waves.jpg"), str(tmp_path / "stars.jpg")],
             "content": str(tmp_path / "photos"), "features": small_features, "device": "cpu",
             "out": str(tmp_path / "mine.safetensors"), "steps": 6, "batch": 2, "crop": 64,
-            "style_size": 64, "checkpoint_every": 2, **settings,
+            "style_size": 64, "style_scales": 1, "checkpoint_every": 2, **settings,
         }  # fmt: skip
         return TrainConfig.model_validate(settings)
 
@@ -161,7 +161,7 @@ def test_where_and_how_often_to_save_are_not_other_settings(make: Make) -> None:
 @pytest.mark.parametrize(
     "settings",
     [
-        {"style_loss": "gram"}, {"style_scales": 1}, {"blends": 1.0},
+        {"style_loss": "gram"}, {"style_scales": 2}, {"blends": 1.0},
         {"content_loss": "features"}, {"content_loss": "ssim"}, {"content_loss": "gradient"},
         {"content_weight": 2.0}, {"variation_weight": 0.0},
     ],
@@ -366,13 +366,15 @@ def test_a_paintings_longer_side_is_scaled(
     assert read_painting(str(tmp_path / "painting.jpg"), 64).shape == (*expected, 3)
 
 
-@pytest.mark.parametrize("shape", [(300, 10), (10, 300), (2000, 10)])
+@pytest.mark.parametrize(
+    ("shape", "scales"), [((300, 10), 1), ((10, 300), 1), ((2000, 10), 1), ((64, 40), 2)]
+)
 def test_a_painting_too_narrow_to_look_at_is_refused_by_its_name(
-    make: Make, tmp_path: Path, shape: tuple[int, int]
+    make: Make, tmp_path: Path, shape: tuple[int, int], scales: int
 ) -> None:
     (tmp_path / "scroll.png").write_bytes(encode(picture(*shape), "png", 90))
     with pytest.raises(RequestError, match=r"scroll\.png"):
-        Trainer(make(images=[str(tmp_path / "scroll.png")]))
+        Trainer(make(images=[str(tmp_path / "scroll.png")], style_scales=scales))
 
 
 # Settings
