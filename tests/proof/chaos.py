@@ -85,7 +85,8 @@ class Chaos:
         self.out, self.reference = join(out, "out"), join(out, "reference")
         self.source, self.pack = folder / "photos", folder / "small.safetensors"
         self._make_inputs()
-        self.committed: dict[str, str] = {}
+        self.committed: dict[str, str] = {}  # what this job has finished
+        self.before: dict[str, str] = {}  # what it began with
         self.replaced = 0
         self.run_reference()
 
@@ -227,15 +228,22 @@ class Chaos:
             if self.replaced and finding.kind == "damaged":
                 continue  # the new result is there, its row not yet
             self.problem(f"{finding.kind} {finding.path}: {finding.why}")
-        ledger = Ledger(Storage(), self.out)
-        now = {}
-        for shard in ledger.shards():
-            data = Storage().read_one(ledger.part_url(shard)) or b""
-            now[shard] = hashlib.sha256(data).hexdigest()
+        now = self.parts()
         for shard, digest in self.committed.items():
             if now.get(shard) != digest:
                 self.problem(f"the finished shard {shard} was done again")
-        self.committed = now
+        self.committed = {
+            shard: digest for shard, digest in now.items() if digest != self.before.get(shard)
+        }
+
+    def parts(self) -> dict[str, str]:
+        """Digest of each part of the ledger."""
+        ledger = Ledger(Storage(), self.out)
+        digests = {}
+        for shard in ledger.shards():
+            data = Storage().read_one(ledger.part_url(shard)) or b""
+            digests[shard] = hashlib.sha256(data).hexdigest()
+        return digests
 
     def compare(self) -> None:
         """A job that has ended must be what it would have been; the next one begins anew."""
@@ -254,6 +262,7 @@ class Chaos:
         else:
             Storage().delete(self.out)
             self.replaced = 0
+        self.before = self.parts()
 
     def replace_sources(self) -> None:
         """Put other photos where some were."""
