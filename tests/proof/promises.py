@@ -127,6 +127,11 @@ PROMISES = [
         "test_a_run_that_is_cancelled_stops_and_carries_on",
     ),
     (
+        "99.9 % of a photo's pixels are within 2/255 of float32",
+        "tests/pipeline/test_stylizer.py",
+        "test_lower_precisions_look_the_same",
+    ),
+    (
         "pack's own styles stay bit for bit what they were",
         "tests/pipeline/training/test_loop.py",
         "test_styles_are_added_and_the_others_stay_bit_for_bit",
