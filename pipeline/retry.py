@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from pipeline.errors import RequestError
+
 Result = TypeVar("Result")
 
 # With one request in ten failing, one row in a million fails so many times in a row.
@@ -18,7 +20,11 @@ FIRST_DELAY, LONGEST_DELAY = 0.1, 10.0
 # Seconds for which storage that does not answer at all is waited for.
 PATIENCE = 180.0
 
-NEVER_PASS = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError)
+# What is so the next time, too: the last three are a wrong request, or a mistake of ours.
+NEVER_PASS = (
+    FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError,
+    RequestError, TypeError, AttributeError,
+)  # fmt: skip
 
 # What S3 says of credentials that were good once; new ones may lie where the old ones were found.
 EXPIRED = {"ExpiredToken", "ExpiredTokenException", "InvalidToken", "TokenRefreshRequired"}
