@@ -159,7 +159,7 @@ class Storage:
         results: list[bytes | RowError] = [RowError("storage", "not read")] * len(sources)
         waiting = list(range(len(sources)))
         until = time.monotonic() + retry.PATIENCE
-        attempt = 0
+        attempt, answers = 0, False
         while waiting:
             if attempt:
                 retry.back_off(attempt)
@@ -178,7 +178,10 @@ class Storage:
             if waiting and attempt >= retry.ATTEMPTS:
                 outage = self._outage(sources[waiting[0]].uri)
                 if not outage:
-                    break
+                    if answers or scheme_of(sources[waiting[0]].uri) not in S3_SCHEMES:
+                        break
+                    attempt, answers = 0, True  # it may have been away until a moment ago
+                    continue
                 if attempt == retry.ATTEMPTS:
                     log.warning("%s; waiting for up to %.0f s", outage, retry.PATIENCE)
                 if time.monotonic() > until:

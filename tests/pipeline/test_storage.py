@@ -303,6 +303,23 @@ def test_an_object_that_fails_where_others_do_not_costs_its_row(
     assert broken.error_class == "storage"
 
 
+def test_a_bucket_that_was_away_until_a_moment_ago_costs_no_row(
+    s3: str, s3_server: str, quick_retries: None
+) -> None:
+    Storage().write({join(s3, "x"): b"whole"})
+    asked_for = forward(s3_server)
+    back = False
+
+    def answer(request: BaseHTTPRequestHandler, body: bytes) -> Answer:
+        nonlocal back
+        back = back or "list-type" in request.path
+        return asked_for(request, body) if back else (503, {}, b"")
+
+    with serving(answer) as server:
+        storage = Storage({"endpoint_url": server.url})
+        assert storage.read([Source(join(s3, "x"))]) == [b"whole"]
+
+
 def test_a_bucket_that_does_not_answer_is_a_fault_of_the_system(
     faulty_s3: tuple[Faulty, Storage], s3: str
 ) -> None:
