@@ -15,7 +15,7 @@ Result = TypeVar("Result")
 ATTEMPTS = 6
 
 # Seconds; each delay is twice the last one.
-FIRST_DELAY, LONGEST_DELAY = 0.1, 10.0
+FIRST_DELAY, LONGEST_DELAY = 0.1, 2.0
 
 # Seconds for which storage that does not answer at all is waited for.
 PATIENCE = 180.0

@@ -28,7 +28,7 @@ from pipeline.stylizer import Stylizer
 
 # Objects asked for, or put, at once: storage far away wants many requests in flight.
 CHUNK = 32
-CHUNKS_AHEAD = 2
+CHUNKS_AHEAD = 4
 
 # Images decoded before the network wants them, and encoded before they are put: of one fixed
 # size, or of their own sizes, which may be large.

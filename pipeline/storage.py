@@ -158,7 +158,6 @@ class Storage:
         """
         results: list[bytes | RowError] = [RowError("storage", "not read")] * len(sources)
         waiting = list(range(len(sources)))
-        until = time.monotonic() + retry.PATIENCE
         attempt, answers = 0, False
         while waiting:
             if attempt:
@@ -176,17 +175,29 @@ class Storage:
                     passing.append(index)
             waiting = passing
             if waiting and attempt >= retry.ATTEMPTS:
-                outage = self._outage(sources[waiting[0]].uri)
-                if not outage:
-                    if answers or scheme_of(sources[waiting[0]].uri) not in S3_SCHEMES:
-                        break
-                    attempt, answers = 0, True  # it may have been away until a moment ago
-                    continue
-                if attempt == retry.ATTEMPTS:
-                    log.warning("%s; waiting for up to %.0f s", outage, retry.PATIENCE)
-                if time.monotonic() > until:
-                    raise SystemFault(f"{outage}; it was waited for for {retry.PATIENCE:.0f} s")
+                uri = sources[waiting[0]].uri
+                was_away = self._wait_until_it_answers(uri)
+                if not was_away and (answers or scheme_of(uri) not in S3_SCHEMES):
+                    break
+                attempt, answers = 0, True  # it may have been away until a moment ago
         return results
+
+    def _wait_until_it_answers(self, url: str) -> bool:
+        """Whether the bucket of ``url`` was away; it is back now.
+
+        Raises:
+            SystemFault: it stays away.
+        """
+        until = time.monotonic() + retry.PATIENCE
+        attempt = 0
+        while outage := self._outage(url):
+            attempt += 1
+            if attempt == 1:
+                log.warning("%s; waiting for up to %.0f s", outage, retry.PATIENCE)
+            if time.monotonic() > until:
+                raise SystemFault(f"{outage}; it was waited for for {retry.PATIENCE:.0f} s")
+            retry.back_off(attempt)
+        return attempt > 0
 
     def _outage(self, url: str) -> str:
         """What is wrong if the bucket of ``url`` does not answer, and not only this row's object.
@@ -200,6 +211,7 @@ class Storage:
         try:
             fs.call_s3("list_objects_v2", Bucket=bucket, MaxKeys=1)
         except Exception as error:
+            self._learn_from(error)
             if retry.passes(error):
                 return f"s3://{bucket} does not answer: {describe(error)}"
         return ""
