@@ -28,7 +28,7 @@ def served(job: Job, prefect: str, tmp_path: Path) -> Iterator[DeploymentRespons
     command = [
         "schedule", job.source, "--out", job.out, "--style", "red", "--pack", job.pack,
         "--size", "64", "--device", "cpu", "--cron", "0 3 29 2 *", "--timezone", "Europe/Berlin",
-        "--name", "nightly",
+        "--name", "every-night",
     ]  # fmt: skip
     process = subprocess.Popen(
         [*RESTYLE, *command], text=True, process_group=0, cwd=Path.cwd(),
@@ -36,8 +36,8 @@ def served(job: Job, prefect: str, tmp_path: Path) -> Iterator[DeploymentRespons
         env=os.environ | {"PREFECT_API_URL": prefect},
     )  # fmt: skip
     with get_client(sync_client=True) as client:
-        wait_until(lambda: [d for d in client.read_deployments() if d.name == "nightly"])
-        yield client.read_deployment_by_name("stylize/nightly")
+        wait_until(lambda: [d for d in client.read_deployments() if d.name == "every-night"])
+        yield client.read_deployment_by_name("stylize/every-night")
     os.killpg(process.pid, signal.SIGINT)
     said = process.communicate(timeout=60)[0]
     assert "'0 3 29 2 *' (Europe/Berlin)" in said, said

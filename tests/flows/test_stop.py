@@ -80,7 +80,7 @@ def test_a_run_that_is_cancelled_stops_and_carries_on(long_job: Job, prefect: st
     server = start(SERVE, prefect)
     try:
         with get_client(sync_client=True) as client:
-            wait_until(lambda: client.read_deployments())
+            wait_until(lambda: [d for d in client.read_deployments() if d.name == "stopped"])
             deployment = client.read_deployment_by_name("stylize/stopped")
             parameters = {"job": long_job.model_dump(mode="json")}
             run = client.create_flow_run_from_deployment(deployment.id, parameters=parameters)
