@@ -61,15 +61,16 @@ ledger but for times.
 
 ## Storage that fails
 
-{rows} photos from bucket to bucket, through a proxy that let one request in ten fail: {ways}. And
-once, in the middle, nobody was answered for {outage} seconds. All rows were done, the ledger is
-that of an undisturbed run. {calm} s without any of it; {rough} s with it, so beyond the outage
+{rows} photos from bucket to bucket, through a proxy that let one request in ten fail ({ways}).
+And once, in the middle, nobody was answered for {outage} seconds. All rows were done, the ledger
+is that of an undisturbed run. {calm} s without any of it; {rough} s with it, so beyond the outage
 {slower} times as long. {retries}
 
 ## At the same moment
 
 {rounds} times three processes started the same job on one folder, half of the times on an S3
-server: {said}. The rows were those of a single run every time.
+server. {did} did it, {told} were told who does, and stopped. The rows were those of a single run
+every time.
 
 ## Hostile images
 
@@ -121,7 +122,7 @@ def page(
     ways = {way: number for way, number in faults["faults"].items() if way != "away"}
     return PAGE.format(
         kills=sum(disk["kills"].values()) + sum(s3["kills"].values()),
-        faults=sum(faults["faults"].values()),
+        faults=f"{sum(faults['faults'].values()):,}",
         outage=f"{faults['outage']:.0f}",
         hostile=len(hostile),
         racing=races["runs"],
@@ -138,7 +139,8 @@ def page(
         slower=f"{faults['slower beyond the outage']:.2f}",
         retries=f"{plural(faults['requests'], 'request')} in all.",
         rounds=races["rounds"],
-        said=", ".join(f"{number} were {text}" for text, number in _endings(races).items()),
+        told=races["said"].get("told who works on it", 0),
+        did=races["runs"] - races["said"].get("told who works on it", 0),
         ended=_ended(hostile),
         reasons=_reasons(hostile),
         promises="\n".join(f"| {said} | `{test}` in {file} |" for said, file, test in PROMISES),
@@ -156,11 +158,6 @@ def _killed(disk: dict[str, Any], s3: dict[str, Any]) -> str:
     lines.append(f"| sources replaced in between | {disk['replaced']} | {s3['replaced']} |")
     lines.append(f"| problems | {len(disk['problems'])} | {len(s3['problems'])} |")
     return "\n".join(lines)
-
-
-def _endings(races: dict[str, Any]) -> dict[str, int]:
-    told = races["said"].get("told who works on it", 0)
-    return {"told who works on it and stopped": told, "the one that did it": races["runs"] - told}
 
 
 def _ended(hostile: list[dict[str, Any]]) -> str:
