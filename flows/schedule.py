@@ -5,10 +5,10 @@ from __future__ import annotations
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
 from prefect.schedules import Cron
 from prefect.types.entrypoint import EntrypointType
-from rich.console import Console
 
 from flows.server import prefect_api
-from flows.stylize import stylize
+from flows.stylize import style_tag, stylize
+from flows.terminal import console
 from pipeline.errors import RequestError
 from pipeline.job import Job
 from pipeline.run import prepare
@@ -36,7 +36,6 @@ def serve_job(job: Job, cron: str, timezone: str, name: str) -> None:
         raise RequestError(f"--cron '{cron}' --timezone {timezone}: {error}") from error
     name = name or job.out.rstrip("/").rsplit("/", 1)[-1]
     with prefect_api() as address:
-        console = Console(highlight=False, soft_wrap=True)
         console.print(
             f"'{cron}' ({timezone}): {redact(job.source)} to {redact(job.out)} in the style "
             f"{job.style}\nwatch it, or run it at once, at {address}/deployments; Ctrl-C ends it"
@@ -46,7 +45,7 @@ def serve_job(job: Job, cron: str, timezone: str, name: str) -> None:
             schedule=schedule,
             parameters={"job": job.model_dump(mode="json", exclude_defaults=True)},
             description=f"{redact(job.source)} to {redact(job.out)}, what is new or has changed",
-            tags=[f"style:{job.style}"[:100]],
+            tags=[style_tag(job)],
             global_limit=ONE_AT_A_TIME,
             entrypoint_type=EntrypointType.MODULE_PATH,
             print_starting_message=False,

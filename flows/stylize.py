@@ -44,11 +44,16 @@ def run_name() -> str:
     return name.encode("ascii", "replace").decode()[:120]
 
 
+def style_tag(job: Job) -> str:
+    """By which a style's runs and deployments are found; the UI takes no more of it."""
+    return f"style:{job.style}"[:100]
+
+
 @flow(name="stylize", flow_run_name=run_name, persist_result=False)
 def stylize(job: Job) -> State[Summary]:
     """Stylize a collection of images; what is done already is not done again."""
     logger = get_run_logger()
-    with _tagged(f"style:{job.style}"[:100]):
+    with _tagged(style_tag(job)):
         request, plan, refs = plan_run(job)
         try:
             summary = Summary.of(request.job, plan)

@@ -8,7 +8,8 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -242,12 +243,12 @@ class Storage:
         Raises:
             SystemFault: it is there but cannot be read.
         """
-        try:
-            return self._patiently(url, lambda fs, path: fs.cat_file(path))
-        except FileNotFoundError:
-            return None
-        except Exception as error:
-            raise SystemFault(f"cannot read {redact(url)}: {describe(error)}") from error
+        with _told("cannot read", url):
+            try:
+                data: bytes = self._patiently(url, lambda fs, path: fs.cat_file(path))
+            except FileNotFoundError:
+                return None
+            return data
 
     def write(self, files: Mapping[str, bytes]) -> None:
         """Put each of ``files``, URL to bytes: whole under its name or not at all.
@@ -266,13 +267,11 @@ class Storage:
         if not files:
             return {}
         first = next(iter(files))
-        try:
+        with _told("cannot write", first):
             if scheme_of(first) == "file":
                 return self._put_all_local(files, folder)
             waiting = dict(files)
             self._patiently(first, lambda fs, _: _put_all(fs, waiting))
-        except Exception as error:
-            raise SystemFault(f"cannot write {redact(first)}: {describe(error)}") from error
         return {}
 
     def _put_all_local(self, files: Mapping[str, bytes], folder: str) -> dict[str, RowError]:
@@ -304,12 +303,10 @@ class Storage:
         Raises:
             SystemFault: it could not be written.
         """
-        try:
+        with _told("cannot write", url):
             if scheme_of(url) == "file":
                 return self._create_local(Path(absolute(url)), data)
             return bool(self._patiently(url, lambda fs, path: _put_if_absent(fs, path, data)))
-        except Exception as error:
-            raise SystemFault(f"cannot write {redact(url)}: {describe(error)}") from error
 
     def _create_local(self, path: Path, data: bytes) -> bool:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -329,12 +326,8 @@ class Storage:
         Raises:
             SystemFault: it cannot be removed.
         """
-        try:
+        with _told("cannot remove", url), suppress(FileNotFoundError):
             self._patiently(url, lambda fs, path: fs.rm(path, recursive=True))
-        except FileNotFoundError:
-            pass
-        except Exception as error:
-            raise SystemFault(f"cannot remove {redact(url)}: {describe(error)}") from error
 
     def names(self, url: str) -> list[str]:
         """Names of what lies directly in the folder or prefix ``url``, sorted.
@@ -342,12 +335,9 @@ class Storage:
         Raises:
             SystemFault: it cannot be listed.
         """
-        try:
+        found: list[str] = []
+        with _told("cannot list", url), suppress(FileNotFoundError):
             found = self._patiently(url, lambda fs, path: fs.ls(path, detail=False))
-        except FileNotFoundError:
-            return []
-        except Exception as error:
-            raise SystemFault(f"cannot list {redact(url)}: {describe(error)}") from error
         return sorted(str(name).rstrip("/").rsplit("/", 1)[-1] for name in found)
 
     def check(self, url: str) -> None:
@@ -427,6 +417,17 @@ def check_name(name: str, folder: str = "") -> None:
 def is_local(fs: AbstractFileSystem) -> bool:
     """Whether ``fs`` is this machine's own."""
     return "file" in (fs.protocol if isinstance(fs.protocol, tuple) else (fs.protocol,))
+
+
+@contextmanager
+def _told(what: str, url: str) -> Iterator[None]:
+    """Inside, whatever goes wrong is a fault of the system, but for a wrong request."""
+    try:
+        yield
+    except RequestError:
+        raise
+    except Exception as error:
+        raise SystemFault(f"{what} {redact(url)}: {describe(error)}") from error
 
 
 def _put_all(fs: AbstractFileSystem, files: dict[str, bytes]) -> None:

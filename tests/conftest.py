@@ -14,6 +14,7 @@ from PIL import Image
 from pipeline.codec import Pixels, encode
 from pipeline.job import Job
 from pipeline.styles.pack import Card, save_pack
+from tests.pipeline import servers
 
 BUCKET = "photos"
 
@@ -56,6 +57,18 @@ def write_photos(folder: Path, count: int, first: int = 0, size: int = 64) -> Pa
     return folder
 
 
+def write_pack(path: Path, *names: str) -> None:
+    """A small pack of styles with random weights."""
+    import torch
+
+    from pipeline.networks.fast import FastTransformNet
+
+    torch.manual_seed(1)
+    network = FastTransformNet(len(names), half=8, quarter=8, blocks=1)
+    network.styles.data += 0.3 * torch.randn_like(network.styles)
+    save_pack(path, network, [Card(name) for name in names])
+
+
 def open_image(data: bytes) -> Pixels:
     """The pixels of a file."""
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
@@ -64,15 +77,8 @@ def open_image(data: bytes) -> Pixels:
 @pytest.fixture(scope="session")
 def pack(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Path of a small pack of three styles with random weights: red, green, blue."""
-    import torch
-
-    from pipeline.networks.fast import FastTransformNet
-
-    torch.manual_seed(1)
-    network = FastTransformNet(3, half=8, quarter=8, blocks=1)
-    network.styles.data += 0.3 * torch.randn_like(network.styles)
     path = tmp_path_factory.mktemp("pack") / "small.safetensors"
-    save_pack(path, network, [Card(name) for name in ("red", "green", "blue")])
+    write_pack(path, "red", "green", "blue")
     return str(path)
 
 
@@ -87,15 +93,9 @@ def job(tmp_path: Path, pack: str) -> Job:
 
 
 @pytest.fixture(scope="session")
-def s3_server() -> Iterator[str]:
+def s3_server() -> str:
     """Address of an S3 server on this machine."""
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+    return servers.s3_server()
 
 
 @pytest.fixture
@@ -104,10 +104,8 @@ def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     import boto3
     from s3fs import S3FileSystem
 
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server)
+    for name, value in servers.s3_environment(s3_server).items():
+        monkeypatch.setenv(name, value)
     S3FileSystem.clear_instance_cache()
     client = boto3.client("s3")
     client.create_bucket(Bucket=BUCKET)

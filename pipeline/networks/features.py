@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -72,7 +73,7 @@ class FeatureNet(nn.Module):
         """
         features = []
         x = images
-        for stage, head in list(zip(self.stages, self.heads, strict=True))[:layers]:
+        for stage, head in islice(zip(self.stages, self.heads, strict=True), layers):
             x = stage(x)
             features.append(head(x))
         return features

@@ -6,8 +6,6 @@ import os
 import re
 import signal
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,7 +13,8 @@ import pytest
 from pipeline.ledger import Ledger
 from pipeline.storage import Storage
 from tests.conftest import write_photos
-from tests.processes import RESTYLE, workers_of
+from tests.pipeline.runs import committed
+from tests.processes import RESTYLE, wait_until, workers_of
 
 ROWS = 120
 
@@ -34,17 +33,6 @@ def start(command: list[str]) -> subprocess.Popen[str]:
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, process_group=0
     )
-
-
-def wait_until(true: Callable[[], object], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.05)
-
-
-def committed(out: Path) -> int:
-    return len(list((out / "metadata").glob("*.parquet"))) if out.exists() else 0
 
 
 def exists(pid: int) -> bool:

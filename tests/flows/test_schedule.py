@@ -18,8 +18,7 @@ from prefect.client.schemas.responses import DeploymentResponse
 from flows.cli import main
 from pipeline.job import Job
 from tests.conftest import write_photos
-from tests.flows.test_run import wait_until
-from tests.processes import RESTYLE
+from tests.processes import RESTYLE, wait_until
 
 
 @pytest.fixture

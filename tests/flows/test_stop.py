@@ -17,9 +17,8 @@ from prefect.states import Cancelling
 
 from pipeline.job import Job
 from tests.conftest import write_photos
-from tests.flows.test_run import committed, wait_until
-from tests.pipeline.runs import run_job
-from tests.processes import RESTYLE, command_of, family, is_running
+from tests.pipeline.runs import committed, run_job
+from tests.processes import RESTYLE, command_of, family, is_running, wait_until
 
 ROWS = 120
 

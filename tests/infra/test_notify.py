@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from flows.server import prefect_api
-from tests.flows.test_run import wait_until
 from tests.pipeline.servers import Answer, serving
+from tests.processes import wait_until
 
 ROOT = Path(__file__).parents[2]
 

@@ -19,6 +19,9 @@ from pipeline.run import Request, begin, end, prepare
 from pipeline.spool import ShardRef, read_shard
 from pipeline.storage import Storage
 
+# Columns in which two ledgers of one job may differ.
+TIMES = ["finished_at", "attempts"]
+
 
 def changed(job: Job, **settings: Any) -> Job:
     """The job with other settings."""
@@ -78,3 +81,8 @@ def write_tar(path: Path, members: Mapping[str, bytes]) -> Path:
             info.size = len(content)
             archive.addfile(info, io.BytesIO(content))
     return path
+
+
+def committed(out: Path) -> int:
+    """How many shards of a run on disk are in its ledger."""
+    return len(list((out / "metadata").glob("*.parquet"))) if out.exists() else 0

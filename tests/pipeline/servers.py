@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import http.client
+import logging
+import os
 import random
 import socket
 import struct
@@ -25,6 +27,36 @@ SLOW_DOWN = (
     b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
 )
 RESET = struct.pack("ii", 1, 0)  # of SO_LINGER: what is left is thrown away
+
+
+def s3_server() -> str:
+    """The address of an S3 server in this process, until that ends."""
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    return f"http://{host}:{port}"
+
+
+def s3_environment(address: str) -> dict[str, str]:
+    """What leads a process, and its children, to the S3 server at an address."""
+    return {
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": address,
+    }
+
+
+def s3_bucket() -> str:
+    """The URL of a bucket on an S3 server of its own; the environment leads there from now on."""
+    import boto3
+
+    os.environ |= s3_environment(s3_server())
+    boto3.client("s3").create_bucket(Bucket="proof")
+    return "s3://proof"
 
 
 @dataclass

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from pipeline.worker import Message, Progress
 from pipeline.workers import WorkerPool, cpu_count, devices_for
 from tests.conftest import open_image, write_photos
 from tests.pipeline.runs import ledger_of, plan_job
-from tests.processes import is_running, workers_of
+from tests.processes import is_running, wait_until, workers_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -48,13 +47,6 @@ def pool(planned: Planned) -> Iterator[WorkerPool]:
     pool = WorkerPool(planned[0], ["cpu"])
     yield pool
     pool.close()
-
-
-def wait_until_gone(pid: int, seconds: float) -> bool:
-    end = time.monotonic() + seconds
-    while is_running(pid) and time.monotonic() < end:
-        time.sleep(0.05)
-    return not is_running(pid)
 
 
 def ignore(message: Message) -> None:
@@ -179,7 +171,7 @@ def test_a_worker_ends_when_its_parent_is_killed(planned: Planned, moment: str) 
     finally:
         parent.kill()
         parent.wait()
-    assert wait_until_gone(worker, 5)
+    wait_until(lambda: not is_running(worker), 5)
 
 
 def test_one_worker_a_core_but_none_without_a_shard(job: Job) -> None:

@@ -64,7 +64,7 @@ ledger but for times.
 {rows} photos from bucket to bucket, through a proxy that let one request in ten fail ({ways}).
 And once, in the middle, nobody was answered for {outage} seconds. All rows were done, the ledger
 is that of an undisturbed run. {calm} s without any of it; {rough} s with it, so beyond the outage
-{slower} times as long. {retries}
+{slower} times as long. {requests} in all.
 
 ## At the same moment
 
@@ -137,7 +137,7 @@ def page(
         calm=faults["seconds"][0],
         rough=faults["seconds"][1],
         slower=f"{faults['slower beyond the outage']:.2f}",
-        retries=f"{plural(faults['requests'], 'request')} in all.",
+        requests=plural(faults["requests"], "request"),
         rounds=races["rounds"],
         told=races["said"].get("told who works on it", 0),
         did=races["runs"] - races["said"].get("told who works on it", 0),

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import logging
 import os
 import random
 import shutil
@@ -36,6 +35,9 @@ from pipeline.errors import RequestError
 from pipeline.ledger import Ledger
 from pipeline.storage import Storage, join
 from pipeline.verify import verify
+from tests.conftest import write_pack, write_photos
+from tests.pipeline.runs import TIMES, ledger_of
+from tests.pipeline.servers import s3_bucket
 from tests.processes import RESTYLE, command_of, family, is_running, workers_of
 
 ROWS, SHARD = 160, 4
@@ -57,9 +59,6 @@ PATIENCE = 120
 
 # Seconds in which what a run has started has to follow it.
 ORPHANS = 20
-
-# What may differ between two ledgers of one job.
-TIMES = ("finished_at", "attempts")
 
 
 @dataclass
@@ -97,15 +96,7 @@ class Chaos:
         self.expected = self.contents(self.reference)
 
     def _make_inputs(self) -> None:
-        import torch
-
-        from pipeline.networks.fast import FastTransformNet
-        from pipeline.styles.pack import Card, save_pack
-        from tests.conftest import write_photos
-
-        torch.manual_seed(1)
-        network = FastTransformNet(1, half=8, quarter=8, blocks=1)
-        save_pack(self.pack, network, [Card("red")])
+        write_pack(self.pack, "red")
         write_photos(self.source, ROWS, size=500)
         (self.source / "007.jpg").write_bytes(b"no image")
 
@@ -277,9 +268,6 @@ class Chaos:
 
     def contents(self, out: str) -> dict[str, Any]:
         """All of a job but for times."""
-        dataset = Ledger(Storage(), out).dataset()
-        assert dataset is not None
-        table = dataset.to_table().drop_columns(list(TIMES)).sort_by("id")
         images = Storage().names(join(out, "images"))
         digests = {}
         for name in images:
@@ -287,7 +275,7 @@ class Chaos:
             digests[name] = hashlib.sha256(data).hexdigest()
         return {
             "images": digests,
-            "ledger": table.to_pylist(),
+            "ledger": ledger_of(out).drop_columns(TIMES).to_pylist(),
             "shards": sorted(Ledger(Storage(), out).shards()),
         }
 
@@ -304,25 +292,6 @@ def kill(processes: list[int]) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
-def s3_server() -> str:
-    """The URL of a bucket on a server in this process."""
-    import boto3
-    from moto.server import ThreadedMotoServer
-
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    os.environ |= {
-        "AWS_ACCESS_KEY_ID": "testing",
-        "AWS_SECRET_ACCESS_KEY": "testing",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-    }
-    boto3.client("s3").create_bucket(Bucket="chaos")
-    return "s3://chaos"
-
-
 def main() -> int:
     """Kill as often as asked for; 1 if anything was wrong."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -335,7 +304,7 @@ def main() -> int:
     start = time.monotonic()
     try:
         with prefect_api() as address:
-            out = s3_server() if options.s3 else str(folder)
+            out = s3_bucket() if options.s3 else str(folder)
             chaos = Chaos(folder, out, f"{address}/api", options.seed)
             while chaos.figures.kills.total() < options.kills:
                 chaos.round()

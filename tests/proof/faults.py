@@ -20,11 +20,8 @@ from typing import Any
 from pipeline.job import Job
 from pipeline.storage import Storage, join
 from tests.conftest import jpeg
-from tests.pipeline.runs import ledger_of, run_job
-from tests.pipeline.servers import Faulty, forward, serving
-
-# What may differ between two ledgers of one job.
-TIMES = ["finished_at", "attempts"]
+from tests.pipeline.runs import TIMES, ledger_of, run_job
+from tests.pipeline.servers import Faulty, forward, s3_bucket, serving
 
 
 def compare(
@@ -84,15 +81,13 @@ def _outage(server: Faulty, after: float, seconds: float) -> Iterator[None]:
 
 def main() -> int:
     """Print the figures; 1 if anything was lost."""
-    from tests.proof.chaos import s3_server
-
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=1000)
     parser.add_argument("--share", type=float, default=0.1, help="of the requests")
     parser.add_argument("--delay", type=float, default=3.0, help="of slow answers, seconds")
     parser.add_argument("--outage", type=float, default=60.0, help="seconds")
     options = parser.parse_args()
-    figures = compare(s3_server(), "", "wave", **vars(options))
+    figures = compare(s3_bucket(), "", "wave", **vars(options))
     print(json.dumps(figures, indent=2))
     return 0 if figures["same ledger"] else 1
 

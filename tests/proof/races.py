@@ -19,10 +19,10 @@ from pipeline.job import Job
 from pipeline.storage import Storage, join
 from pipeline.verify import verify
 from tests.conftest import write_photos
-from tests.pipeline.runs import ledger_of, run_job
+from tests.pipeline.runs import TIMES, ledger_of, run_job
+from tests.pipeline.servers import s3_bucket
 
 ROWS, AT_ONCE = 24, 3
-TIMES = ["finished_at", "attempts"]
 
 RUNNER = """
 import sys, time
@@ -83,14 +83,12 @@ def races(folder: Path, bucket: str, rounds: int) -> dict[str, Any]:
 
 def main() -> int:
     """Print the figures as JSON; 1 if anything was wrong."""
-    from tests.proof.chaos import s3_server
-
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=20)
     options = parser.parse_args()
     start = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="restyle-races-") as folder:
-        figures = races(Path(folder), s3_server(), options.rounds)
+        figures = races(Path(folder), s3_bucket(), options.rounds)
     print(json.dumps({**figures, "seconds": round(time.monotonic() - start, 1)}, indent=2))
     return 1 if figures["problems"] else 0
 
