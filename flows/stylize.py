@@ -19,12 +19,11 @@ from pipeline.job import Job
 from pipeline.plan import Plan
 from pipeline.results import ShardResult, Summary
 from pipeline.spool import ShardRef
-from pipeline.workers import WorkerPool, devices_for
 from tasks.artifacts import ProgressArtifact, publish_summary
 from tasks.events import is_degraded, tell_of_failures
 from tasks.prepare import finish_run, plan_run
 from tasks.progress import Tracker, watcher
-from tasks.shards import stylize_shard
+from tasks.shards import join_cluster, make_pool, stylize_shard
 
 # Seconds between two looks at how far the shards are.
 LOOK_EVERY = 0.5
@@ -54,6 +53,8 @@ def stylize(job: Job) -> State[Summary]:
     """Stylize a collection of images; what is done already is not done again."""
     logger = get_run_logger()
     with _tagged(style_tag(job)):
+        if job.runner == "ray":
+            join_cluster()
         request, plan, refs = plan_run(job)
         try:
             summary = Summary.of(request.job, plan)
@@ -93,7 +94,7 @@ def _do_shards(job: Job, plan: Plan, refs: list[ShardRef], summary: Summary) -> 
     """Do all shards; stop early if it is no use."""
     tracker = Tracker(plan)
     progress = ProgressArtifact("stylize-progress")
-    pool = WorkerPool(job, devices_for(job, len(refs)))
+    pool = make_pool(job, len(refs))
     finished: queue.Queue[PrefectFuture[ShardResult]] = queue.Queue()
     waiting = iter(refs)
 

@@ -53,6 +53,12 @@ class Settings(BaseModel):
     )
     shard_size: int = Field(512, ge=1, description="Rows that are committed together.")
     workers: Workers = Field("auto", description="Worker processes; auto: one a core or GPU.")
+    runner: Literal["local", "ray"] = Field(
+        "local", description="local: workers on this machine. ray: on the cluster of RAY_ADDRESS."
+    )
+    gpus_per_worker: float = Field(
+        1.0, gt=0, description="With --runner ray: GPUs that a worker takes; 0.5: two share one."
+    )
     device: str = Field(
         "auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:1."
     )

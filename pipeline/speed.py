@@ -42,6 +42,8 @@ def estimate(job: Job, plan: Plan) -> tuple[float | None, bool]:
     else:
         return (None, False) if plan.left else (0.0, True)
     known = _known().get(_key(job))
+    if job.runner == "ray" and known is None:
+        return None, False
     workers = devices_for(job, max(1, plan.shards))
     rate = known or GUESS[_kind(job)] * len(workers)
     return pixels / rate, known is not None
@@ -53,7 +55,7 @@ def _kind(job: Job) -> str:
 
 def _key(job: Job) -> str:
     size = "native" if job.pixels is None else "fixed"
-    return f"{_kind(job)} {size} {job.pack or 'shipped'} {job.workers}"
+    return f"{job.runner} {_kind(job)} {size} {job.pack or 'shipped'} {job.workers}"
 
 
 def _known() -> dict[str, float]:

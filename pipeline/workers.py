@@ -86,11 +86,12 @@ class WorkerPool:
     Args:
         job: with its places in full.
         devices: one for each worker, as Settings.device.
+        threads: of each worker; all share this machine's cores unless it is given.
     """
 
-    def __init__(self, job: Job, devices: Sequence[str]) -> None:
+    def __init__(self, job: Job, devices: Sequence[str], threads: int | None = None) -> None:
         self.workers = len(devices)
-        self._threads = max(1, cpu_count() // len(devices))
+        self._threads = threads or max(1, cpu_count() // len(devices))
         self._free: queue.LifoQueue[tuple[Job, _Process | None]] = queue.LifoQueue()
         for device in devices:
             self._free.put((job.model_copy(update={"device": device}), None))

@@ -3,19 +3,45 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prefect import State, Task, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import TaskRun
 
-from pipeline.errors import SystemFault
+from pipeline.errors import RequestError, SystemFault
+from pipeline.job import Job
 from pipeline.results import ShardResult
 from pipeline.spool import ShardRef
 from pipeline.worker import Progress
-from pipeline.workers import WorkerPool
+from pipeline.workers import WorkerPool, devices_for
 from tasks.events import tell_of_shard
 from tasks.progress import Tracker
+
+if TYPE_CHECKING:
+    from pipeline.cluster import RayPool
+
+
+def join_cluster() -> None:
+    """Join the Ray cluster.
+
+    Raises:
+        RequestError: there is none, or Ray is not installed.
+    """
+    try:
+        from pipeline.cluster import connect
+    except ImportError as error:
+        raise RequestError("--runner ray: pip install 'restyle[ray]' first") from error
+    connect()
+
+
+def make_pool(job: Job, shards: int) -> WorkerPool | RayPool:
+    """The workers for a job with so many shards."""
+    if job.runner == "local":
+        return WorkerPool(job, devices_for(job, shards))
+    from pipeline.cluster import RayPool
+
+    return RayPool(job, shards)
 
 
 def may_pass(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
@@ -34,7 +60,7 @@ def may_pass(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
     cache_policy=NO_CACHE,
     persist_result=False,
 )
-def stylize_shard(ref: ShardRef, pool: WorkerPool, tracker: Tracker) -> ShardResult:
+def stylize_shard(ref: ShardRef, pool: WorkerPool | RayPool, tracker: Tracker) -> ShardResult:
     """Stylize the images of one shard in a worker process and commit them to the ledger.
 
     Raises:

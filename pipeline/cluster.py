@@ -1,0 +1,162 @@
+"""The workers of a Ray cluster: a shard is a task of Ray's, done on whichever node has room.
+
+References to shards go out; progress, log records and results come back; images never pass
+through the process that asks. On a node the Ray worker keeps a WorkerPool of one worker for its
+job, so what holds on one machine holds there: the network is loaded once, a decoder that hangs or
+crashes costs its image and not the shard.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from functools import cache
+from glob import glob
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from pipeline.errors import RequestError, ShardLost, SystemFault
+from pipeline.job import Job
+from pipeline.results import ShardResult
+from pipeline.spool import ShardRef
+from pipeline.worker import Message
+from pipeline.workers import ENDING, WorkerDied, WorkerPool, cpu_count
+
+# Times that a node does a shard whose worker has died: once more, with care for what was in hand.
+ATTEMPTS = 2
+
+Told = Message | ShardResult | ShardLost | SystemFault
+
+
+def connect() -> None:
+    """Join the cluster that RAY_ADDRESS names, or the one that runs on this machine.
+
+    Raises:
+        RequestError: there is none.
+    """
+    if ray.is_initialized():
+        return
+    try:
+        ray.init(
+            address=os.environ.get("RAY_ADDRESS", "auto"),
+            log_to_driver=False,  # what matters comes with the messages
+            logging_level=logging.ERROR,
+        )
+    except (OSError, RuntimeError, ValueError) as error:
+        raise RequestError(
+            f"--runner ray: no Ray cluster can be joined ({error}); start one with ray start "
+            "--head, or set RAY_ADDRESS"
+        ) from error
+
+
+class RayPool:
+    """A WorkerPool on all nodes of the cluster that connect() has joined.
+
+    Args:
+        job: with its places in full; every node must be able to reach them.
+        shards: how many there are to do.
+    """
+
+    def __init__(self, job: Job, shards: int) -> None:
+        cluster: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        gpus = _gpus(job, cluster)
+        self._job = job.model_copy(update={"device": "cuda" if gpus else "cpu"})
+        self.workers = max(1, min(_workers(job, cluster, gpus), shards))
+        self._task: Any = ray.remote(
+            num_cpus=1, num_gpus=gpus, max_calls=0, max_retries=0, num_returns="streaming"
+        )(do_shard)
+        self._free = threading.Semaphore(self.workers)
+        self._running: set[Any] = set()
+        self._closed = False
+
+    def run(self, ref: ShardRef, on_message: Callable[[Message], None]) -> ShardResult:
+        """Do a shard on a node that has room, and wait for it.
+
+        Args:
+            on_message: is given the worker's progress and log records, in this thread.
+
+        Raises:
+            ShardLost: it was not finished, as its node or its worker has died.
+            SystemFault: something that every shard needs is broken.
+        """
+        with self._free:
+            if self._closed:
+                raise ShardLost(ENDING)
+            answers = self._task.remote(self._job, ref)
+            self._running.add(answers)
+            try:
+                for answer in answers:
+                    told: Told = ray.get(answer)
+                    if isinstance(told, ShardResult):
+                        return told
+                    if isinstance(told, Exception):
+                        raise told
+                    on_message(told)
+            except RayError as error:
+                reason = ENDING if self._closed else f"{type(error).__name__}: {error}"
+                raise ShardLost(f"shard {ref.number}: {reason}") from None
+            finally:
+                self._running.discard(answers)
+        raise ShardLost(f"shard {ref.number}: its task ended without a result")
+
+    def close(self) -> None:
+        """Drop what is under way, and leave the cluster."""
+        self._closed = True
+        for answers in list(self._running):
+            ray.cancel(answers, force=True)
+        ray.shutdown()
+
+
+def _gpus(job: Job, cluster: dict[str, float]) -> float:
+    """GPUs of one worker; 0: the job is for processors, or the cluster has nothing else."""
+    wanted = job.device.startswith("cuda") or (job.device == "auto" and cluster.get("GPU", 0) > 0)
+    return job.gpus_per_worker if wanted else 0.0
+
+
+def _workers(job: Job, cluster: dict[str, float], gpus: float) -> int:
+    if job.workers != "auto":
+        return job.workers
+    return int(cluster.get("GPU", 0) / gpus) if gpus else int(cluster.get("CPU", 1))
+
+
+def do_shard(job: Job, ref: ShardRef) -> Iterator[Told]:
+    """On a node: do a shard; all that its worker tells, at last its result or why there is none."""
+    told: queue.SimpleQueue[Told] = queue.SimpleQueue()
+    pool = _pool(job)
+
+    def work() -> None:
+        try:
+            told.put(_do(pool, ref, told.put))
+        except (ShardLost, SystemFault) as error:
+            told.put(error)
+        except Exception as error:
+            told.put(ShardLost(f"shard {ref.number}: {error!r}"))
+
+    threading.Thread(target=work, daemon=True).start()
+    while True:
+        answer = told.get()
+        yield answer
+        if isinstance(answer, ShardResult | Exception):
+            return
+
+
+def _do(pool: WorkerPool, ref: ShardRef, tell: Callable[[Told], None]) -> ShardResult:
+    for _ in range(ATTEMPTS):
+        try:
+            return pool.run(ref, tell)
+        except WorkerDied as death:
+            reason = str(death)
+    raise ShardLost(reason)
+
+
+@cache
+def _pool(job: Job) -> WorkerPool:
+    """The worker of this Ray worker, with its share of the node's cores."""
+    gpus = len(glob("/dev/nvidia[0-9]*"))
+    share = job.gpus_per_worker / gpus if job.device == "cuda" and gpus else 1 / cpu_count()
+    return WorkerPool(job, [job.device], threads=max(1, int(cpu_count() * share)))
