@@ -7,12 +7,13 @@ from prefect.schedules import Cron
 from prefect.types.entrypoint import EntrypointType
 
 from flows.server import prefect_api
-from flows.stylize import style_tag, stylize
+from flows.stylize import stylize
 from flows.terminal import console
 from pipeline.errors import RequestError
 from pipeline.job import Job
 from pipeline.run import prepare
 from pipeline.storage import redact
+from tasks.names import tags_of
 
 # A run that comes due while the last one is at work has nothing to do that the next one will not.
 ONE_AT_A_TIME = ConcurrencyLimitConfig(
@@ -45,7 +46,7 @@ def serve_job(job: Job, cron: str, timezone: str, name: str) -> None:
             schedule=schedule,
             parameters={"job": job.model_dump(mode="json", exclude_defaults=True)},
             description=f"{redact(job.source)} to {redact(job.out)}, what is new or has changed",
-            tags=[style_tag(job)],
+            tags=tags_of(job),
             global_limit=ONE_AT_A_TIME,
             entrypoint_type=EntrypointType.MODULE_PATH,
             print_starting_message=False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 import subprocess
@@ -9,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import IO
 from urllib.request import urlopen
 
@@ -37,9 +39,8 @@ def prefect_api() -> Iterator[str]:
     if settings.api.url:
         yield settings.ui_url or str(settings.api.url).removesuffix("/api")
         return
-    port = _free_port()
-    address = f"http://127.0.0.1:{port}"
-    with tempfile.TemporaryFile() as log:
+    with _port(settings.home) as port, tempfile.TemporaryFile() as log:
+        address = f"http://127.0.0.1:{port}"
         child = start_child(
             "import runpy; runpy.run_module('prefect', run_name='__main__')",
             ["server", "start", "--host", "127.0.0.1", "--port", str(port),
@@ -91,12 +92,21 @@ def _wait(child: subprocess.Popen[bytes], health: str, log: IO[bytes]) -> None:
     )
 
 
-def _free_port() -> int:
-    """The usual port if it is free, for the sake of bookmarks."""
-    with socket.socket() as probe:
+@contextmanager
+def _port(home: Path) -> Iterator[int]:
+    """The usual port if it is free, for the sake of bookmarks; inside, it is ours.
+
+    A server takes seconds to start. Two that started at the same time would both find the port
+    free, and one run would use the other's server, and lose it when that run ends.
+    """
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / "restyle.lock").open("a") as lock, socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
         try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             probe.bind(("127.0.0.1", USUAL_PORT))
         except OSError:
             probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+        port = int(probe.getsockname()[1])
+        probe.close()
+        yield port

@@ -19,6 +19,7 @@ from pipeline.job import Job
 from pipeline.plan import Plan
 from pipeline.results import ShardResult, Summary
 from pipeline.spool import ShardRef
+from tasks import names
 from tasks.artifacts import ProgressArtifact, publish_summary
 from tasks.events import is_degraded, tell_of_failures
 from tasks.prepare import finish_run, plan_run
@@ -34,25 +35,16 @@ TASKS_PER_WORKER = 2
 
 
 def run_name() -> str:
-    """What the UI calls a run: the style, the source and where the results go."""
+    """What the UI calls a run."""
     job = flow_run.parameters["job"]
-    job = job if isinstance(job, Job) else Job.model_validate(job)
-    source, out = (place.rstrip("/").rsplit("/", 1)[-1] or place for place in (job.source, job.out))
-    name = f"{job.style}: {source} to {out}"
-    # Prefect's pages leave out what is not ASCII.
-    return name.encode("ascii", "replace").decode()[:120]
-
-
-def style_tag(job: Job) -> str:
-    """By which a style's runs and deployments are found; the UI takes no more of it."""
-    return f"style:{job.style}"[:100]
+    return names.run_name(job if isinstance(job, Job) else Job.model_validate(job))
 
 
 @flow(name="stylize", flow_run_name=run_name, persist_result=False)
 def stylize(job: Job) -> State[Summary]:
     """Stylize a collection of images; what is done already is not done again."""
     logger = get_run_logger()
-    with _tagged(style_tag(job)):
+    with _tagged(names.tags_of(job)):
         if job.runner == "ray":
             join_cluster()
         request, plan, refs = plan_run(job)
@@ -83,9 +75,9 @@ def show_as_cancelled(
 
 
 @contextmanager
-def _tagged(tag: str) -> Iterator[None]:
+def _tagged(more: list[str]) -> Iterator[None]:
     """Tags this flow run, and the task runs that are made inside."""
-    with get_client(sync_client=True) as client, tags(tag) as all_tags:
+    with get_client(sync_client=True) as client, tags(*more) as all_tags:
         client.update_flow_run(flow_run.id, tags=sorted({*flow_run.tags, *all_tags}))
         yield
 
@@ -93,7 +85,7 @@ def _tagged(tag: str) -> Iterator[None]:
 def _do_shards(job: Job, plan: Plan, refs: list[ShardRef], summary: Summary) -> None:
     """Do all shards; stop early if it is no use."""
     tracker = Tracker(plan)
-    progress = ProgressArtifact("stylize-progress")
+    progress = ProgressArtifact(names.artifact_key("progress", job.out))
     pool = make_pool(job, len(refs))
     finished: queue.Queue[PrefectFuture[ShardResult]] = queue.Queue()
     waiting = iter(refs)

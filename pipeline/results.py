@@ -9,6 +9,7 @@ from pipeline.job import Job
 from pipeline.plan import Plan
 
 FAILURES_TOLD = 100  # in a shard's result or a summary; the ledger has them all
+SLOWEST_TOLD = 5
 
 # A run is not given up for its failed rows before this many, so that a small job with some bad
 # images still does all the good ones.
@@ -47,6 +48,11 @@ class ShardResult:
     reasons: Counter[str] = field(default_factory=Counter)
     failures: list[Failure] = field(default_factory=list)
 
+    @property
+    def wall(self) -> float:
+        """Seconds that the shard took."""
+        return self.seconds.get("wall", 0.0)
+
     def add_done(self, source_bytes: int, output_bytes: int, output_pixels: int) -> None:
         """Count a row that got done."""
         self.done += 1
@@ -70,6 +76,7 @@ class Summary:
         rows: of the job. done, failed: of these, in this run and before; equal to ``rows`` at
             the end of a run that was not stopped.
         new_done, new_failed: in this run.
+        slowest: shards of this run, the one that took longest first.
         stopped: why the run ended before its time.
     """
 
@@ -89,6 +96,7 @@ class Summary:
     stages: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
     failures: list[Failure] = field(default_factory=list)
+    slowest: list[ShardResult] = field(default_factory=list)
     stopped: str = ""
 
     @classmethod
@@ -109,6 +117,8 @@ class Summary:
         self.stages.update(result.seconds)
         self.reasons.update(result.reasons)
         self.failures += result.failures[: FAILURES_TOLD - len(self.failures)]
+        by_time = sorted([*self.slowest, result], key=lambda one: -one.wall)
+        self.slowest = by_time[:SLOWEST_TOLD]
 
     @property
     def too_many_failed(self) -> bool:
@@ -137,6 +147,8 @@ class Summary:
 
     def __str__(self) -> str:
         text = f"{self.done:,} of {self.rows:,} stylized"
+        if 0 < self.new_done < self.done:
+            text += f" ({self.new_done:,} in this run)"
         if self.failed:
             text += f", {self.failed:,} failed"
         if self.stopped:

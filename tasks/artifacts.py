@@ -17,10 +17,12 @@ from prefect.artifacts import (
 )
 
 from pipeline.report import contact_sheet, data_uri
-from pipeline.results import Summary
+from pipeline.results import ShardResult, Summary
 from pipeline.run import Request
 from pipeline.storage import redact
 from pipeline.text import plural, size, span
+from tasks.history import runs_before
+from tasks.names import artifact_key
 
 # Seconds between two updates of the progress artifact: each is a request to the API.
 UPDATE_EVERY = 2.0
@@ -70,7 +72,9 @@ def publish_preview(sheet: Image.Image, text: str) -> None:
 def publish_summary(request: Request, summary: Summary) -> None:
     """A page about the run with a small contact sheet, and a table of what failed."""
     create_markdown_artifact(
-        _summary_page(request, summary), key="stylize-summary", description=str(summary)
+        _summary_page(request, summary),
+        key=artifact_key("summary", summary.out),
+        description=str(summary),
     )
     if summary.failures:
         shown = summary.failures[:FAILURES_SHOWN]
@@ -80,7 +84,7 @@ def publish_summary(request: Request, summary: Summary) -> None:
                  "source": f.source_uri}
                 for f in shown
             ],
-            key="stylize-failures",
+            key=artifact_key("failures", summary.out),
             description=f"{len(shown)} of {plural(summary.new_failed, 'failure')} of this run",
         )  # fmt: skip
 
@@ -106,11 +110,24 @@ def _summary_page(request: Request, summary: Summary) -> str:
         lines += ["## Why images failed", "", "| images | reason |", "|---:|---|"]
         lines += [f"| {n:,} | {_cell(why)} |" for why, n in summary.reasons.most_common(10)]
         lines += [""]
+    if len(summary.slowest) > 1:
+        lines += ["## The slowest shards", "", "| shard | images | seconds | images a second |",
+                  "|---|---:|---:|---:|"]  # fmt: skip
+        lines += [_shard(shard) for shard in summary.slowest] + [""]
     if busy := {name: s for name, s in summary.stages.items() if name != "wall"}:
         lines += ["## Where the time went", "", "Seconds that each stage was busy, over all "
                   "workers and threads.", ""]  # fmt: skip
         lines += [_row(busy), _row(["---:"] * len(busy)), _row(f"{s:,.1f}" for s in busy.values())]
+        lines += [""]
+    if before := runs_before(summary.out):
+        lines += ["## The runs before", "", "| ended (UTC) | took | |", "|---|---:|---|"]
+        lines += [f"| {run.when} | {span(run.seconds)} | {_cell(run.outcome)} |" for run in before]
     return "\n".join(lines)
+
+
+def _shard(shard: ShardResult) -> str:
+    rows = shard.done + shard.failed
+    return _row([f"`{shard.key}`", f"{rows:,}", f"{shard.wall:,.1f}", f"{rows / shard.wall:,.1f}"])
 
 
 def _row(cells: Iterable[str]) -> str:

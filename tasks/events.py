@@ -22,7 +22,7 @@ def tell_of_shard(ref: ShardRef, result: ShardResult) -> None:
         resource={"prefect.resource.id": f"restyle.shard.{ref.key}"},
         payload={
             "number": ref.number, "rows": ref.rows, "done": result.done, "failed": result.failed,
-            "seconds": round(result.seconds.get("wall", 0.0), 1),
+            "seconds": round(result.wall, 1),
         },
     )  # fmt: skip
 

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 import pytest
 from prefect import get_client
+from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.responses import DeploymentResponse
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.cli import main
 from pipeline.job import Job
@@ -22,24 +27,31 @@ from tests.processes import RESTYLE, wait_until
 
 
 @pytest.fixture
-def served(job: Job, prefect: str, tmp_path: Path) -> Iterator[DeploymentResponse]:
-    """The deployment of a job that is due in a year or so."""
+def served(job: Job, tmp_path: Path) -> Iterator[DeploymentResponse]:
+    """The deployment of a job that is due every night, on the server that the command starts."""
     command = [
         "schedule", job.source, "--out", job.out, "--style", "red", "--pack", job.pack,
-        "--size", "64", "--device", "cpu", "--cron", "0 3 29 2 *", "--timezone", "Europe/Berlin",
+        "--size", "64", "--device", "cpu", "--cron", "0 3 * * *", "--timezone", "Europe/Berlin",
         "--name", "every-night",
     ]  # fmt: skip
-    process = subprocess.Popen(
-        [*RESTYLE, *command], text=True, process_group=0, cwd=Path.cwd(),
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        env=os.environ | {"PREFECT_API_URL": prefect},
-    )  # fmt: skip
-    with get_client(sync_client=True) as client:
-        wait_until(lambda: [d for d in client.read_deployments() if d.name == "every-night"])
-        yield client.read_deployment_by_name("stylize/every-night")
-    os.killpg(process.pid, signal.SIGINT)
-    said = process.communicate(timeout=60)[0]
-    assert "'0 3 29 2 *' (Europe/Berlin)" in said, said
+    said = tmp_path / "said"
+    with said.open("w") as words:
+        process = subprocess.Popen(
+            [*RESTYLE, *command], process_group=0, stdout=words, stderr=words,
+            env=os.environ | {"PREFECT_HOME": str(tmp_path / "prefect")},
+        )  # fmt: skip
+    try:
+        wait_until(lambda: "/deployments" in said.read_text(), seconds=120)
+        (address,) = re.findall(r"(http:\S+)/deployments", said.read_text())
+        with temporary_settings({PREFECT_API_URL: f"{address}/api"}):
+            with get_client(sync_client=True) as client:
+                wait_until(lambda: [d.name for d in client.read_deployments()] == ["every-night"])
+                deployment = client.read_deployment_by_name("stylize/every-night")
+            yield deployment
+    finally:
+        os.killpg(process.pid, signal.SIGINT)
+        process.wait(120)
+    assert "'0 3 * * *' (Europe/Berlin)" in said.read_text()
 
 
 def run_of(deployment: UUID, **more: Any) -> str:
@@ -54,14 +66,25 @@ def run_of(deployment: UUID, **more: Any) -> str:
         return state()
 
 
+def nights(deployment: UUID) -> list[datetime]:
+    """When the scheduler will have the deployment run."""
+    of_it = FlowRunFilter(
+        deployment_id={"any_": [deployment]}, state={"name": {"any_": ["Scheduled"]}}
+    )
+    with get_client(sync_client=True) as client:
+        return [run.expected_start_time for run in client.read_flow_runs(flow_run_filter=of_it)]
+
+
 @pytest.mark.slow
 def test_a_schedule_does_what_is_new(job: Job, served: DeploymentResponse) -> None:
     (schedule,) = served.schedules
-    assert (schedule.schedule.cron, schedule.schedule.timezone) == ("0 3 29 2 *", "Europe/Berlin")
+    assert (schedule.schedule.cron, schedule.schedule.timezone) == ("0 3 * * *", "Europe/Berlin")
     assert served.global_concurrency_limit is not None
     assert served.global_concurrency_limit.limit == 1
     assert served.concurrency_options is not None
     assert served.concurrency_options.collision_strategy == "CANCEL_NEW"
+    wait_until(lambda: nights(served.id))
+    assert {hour.astimezone(ZoneInfo("Europe/Berlin")).hour for hour in nights(served.id)} == {3}
     assert run_of(served.id) == "Completed"
     images = Path(job.out, "images")
     assert len(list(images.iterdir())) == 8

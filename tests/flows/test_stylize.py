@@ -16,6 +16,7 @@ from pipeline.job import Job
 from pipeline.ledger import Ledger
 from pipeline.results import Summary
 from pipeline.storage import Storage
+from tasks.names import artifact_key, tags_of
 from tasks.progress import Snapshot, watcher
 from tests.conftest import open_image, write_photos
 
@@ -62,18 +63,18 @@ def test_a_job_from_beginning_to_end(job: Job, prefect: str) -> None:
     run_id = state.state_details.flow_run_id
     this_run = {"flow_runs": {"id": {"any_": [str(run_id)]}}}
     (flow_run,) = ask(prefect, "flow_runs", **this_run)
-    assert flow_run["tags"] == ["style:red"]
+    assert sorted(flow_run["tags"]) == sorted(tags_of(job))
     assert flow_run["name"] == "red: photos to out"
     task_runs = ask(prefect, "task_runs", **this_run)
     names = {task_run["name"] for task_run in task_runs}
     assert names == {"plan", "shard 1, 4 images", "shard 2, 4 images", "shard 3, 1 images",
                      "finish"}  # fmt: skip
-    assert all(task_run["tags"] == ["style:red"] for task_run in task_runs)
+    assert all(sorted(task_run["tags"]) == sorted(tags_of(job)) for task_run in task_runs)
     artifacts = {a["key"]: a for a in ask(prefect, "artifacts", **this_run)}
-    assert artifacts["stylize-progress"]["data"] == 100
-    failures = json.loads(artifacts["stylize-failures"]["data"])
+    assert artifacts[artifact_key("progress", job.out)]["data"] == 100
+    failures = json.loads(artifacts[artifact_key("failures", job.out)]["data"])
     assert [failure["image"] for failure in failures] == ["page.jpg"]
-    page = artifacts["stylize-summary"]["data"]
+    page = artifacts[artifact_key("summary", job.out)]["data"]
     assert "a web page" in page
     assert "data:image/jpeg;base64," in page
     assert len(page) < 400_000
