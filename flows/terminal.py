@@ -194,7 +194,8 @@ def show_status(out: str, storage_option: tuple[str, ...]) -> int:
         text += f", {status.left:,} left"
     console.print(f"[bold]{text}[/]{'' if status.left else ', complete'}")
     if run := status.last_run():
-        line = f"  {status.rate:,.1f} images/s at the end of the last {span(max(run) - min(run))}"
+        seconds = max(run) - min(run) + 1
+        line = f"  {status.rate:,.1f} images/s at the end of the last {span(seconds)}"
         if status.left and status.rate:
             line += f", {span(status.left / status.rate)} to go at that rate"
         console.print(line)
