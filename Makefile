@@ -4,7 +4,7 @@ BIN := .venv/bin
 .PHONY: demo test test-all check bench clean
 
 # The main job on sample photos; says where to look.
-demo: .venv/installed
+demo: .venv/demo
 	$(BIN)/restyle demo
 
 # All checks, then the tests.
@@ -26,9 +26,15 @@ check: .venv/installed
 bench: .venv/installed
 	$(BIN)/restyle bench --against tests/benchmarks/usual_way.py --against tests/benchmarks/good_afternoon.py
 
-.venv/installed: pyproject.toml constraints.txt
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
+
+.venv/demo: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[demo,dev]'
+	$(PIP) '.[demo]'
+	touch $@
+
+.venv/installed: .venv/demo
+	$(PIP) '.[demo,dev]'
 	touch $@
 
 clean:

@@ -187,9 +187,11 @@ def show_status(out: str, storage_option: tuple[str, ...]) -> int:
 
     out = absolute(out)
     status = read_status(_storage(storage_option), out)
-    text = f"{status.done:,} of {status.rows:,} stylized"
+    text = f"{status.done:,} of {status.done + status.failed + status.left:,} stylized"
     if status.failed:
         text += f", {status.failed:,} failed"
+    if status.gone:
+        text += f", {status.gone:,} no longer in the manifest"
     if status.left:
         text += f", {status.left:,} left"
     console.print(f"[bold]{text}[/]{'' if status.left else ', complete'}")

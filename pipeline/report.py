@@ -99,7 +99,11 @@ def contact_sheet(storage: Storage, out: str, columns: int = 6, side: int = 160)
     if not by_style:
         return None
     # Another photo and another style in every column.
-    chosen = [of_style[c % len(of_style)] for c, of_style in zip(range(columns), cycle(by_style))]
+    chosen: list[dict[str, Any]] = []
+    for column, of_style in zip(range(columns), cycle(by_style)):
+        turn = column % len(of_style)
+        new = [row for row in of_style[turn:] + of_style[:turn] if row not in chosen]
+        chosen += new[:1]
     shown = [found for row in chosen if (found := _example(storage, out, row, side))]
     if not shown:
         return None

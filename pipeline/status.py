@@ -64,6 +64,11 @@ class Status:
         """Rows that the ledger does not have yet."""
         return max(0, self.rows - self.done - self.failed)
 
+    @property
+    def gone(self) -> int:
+        """Rows that the ledger has, and the manifest has no longer."""
+        return max(0, self.done + self.failed - self.rows)
+
 
 def read_status(storage: Storage, out: str) -> Status:
     """The status of the job in the folder ``out``, while it runs or after.

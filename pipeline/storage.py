@@ -196,7 +196,7 @@ class Storage:
             if attempt == 1:
                 log.warning("%s; waiting for up to %.0f s", outage, retry.PATIENCE)
             if time.monotonic() > until:
-                raise SystemFault(f"{outage}; it was waited for for {retry.PATIENCE:.0f} s")
+                raise SystemFault(f"{outage}; nobody answered for {retry.PATIENCE:.0f} s")
             retry.back_off(attempt)
         return attempt > 0
 

@@ -28,7 +28,7 @@ def can_be_alone() -> bool:
         return False
 
 
-@pytest.mark.slow
+@pytest.mark.extra
 @pytest.mark.skipif(not can_be_alone(), reason="needs a network namespace of its own")
 def test_a_node_that_dies_costs_only_its_shards_in_flight(tmp_path: Path, pack: str) -> None:
     out = tmp_path / "out"

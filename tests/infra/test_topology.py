@@ -38,7 +38,7 @@ def write_deployment(path: Path, job: dict[str, Any]) -> None:
     path.write_text(yaml.safe_dump(deployments | {"deployments": [nightly]}))
 
 
-@pytest.mark.slow
+@pytest.mark.extra
 @pytest.mark.skipif(not PROGRAMS, reason="needs Debian's package postgresql")
 def test_a_scheduled_job_from_bucket_to_bucket(
     s3: str, pack: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

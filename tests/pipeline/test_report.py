@@ -202,6 +202,13 @@ def test_the_contact_sheet_has_originals_above_and_results_below(job: Job) -> No
     assert open_image(sheet).shape == (100, 200, 3)
 
 
+def test_no_result_is_twice_on_the_contact_sheet(job: Job) -> None:
+    run_job(changed(job, style="red,green"))
+    sheet = open_image(contact_sheet(Storage(), job.out, columns=6, side=50) or b"")
+    results = {sheet[50:, 50 * column : 50 * column + 50].tobytes() for column in range(6)}
+    assert len(results) == 6
+
+
 def test_there_is_no_contact_sheet_of_nothing(job: Job) -> None:
     plan_job(job)
     assert contact_sheet(Storage(), job.out) is None

@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from flows.cli import main
 from pipeline.errors import RequestError
 from pipeline.job import Job
 from pipeline.ledger import LEDGER_SCHEMA, Ledger
@@ -77,6 +78,17 @@ def test_a_job_that_has_ended_has_all_rows(job: Job) -> None:
     assert status.output_bytes == summary.output_bytes
     assert sum(status.per_second.values()) == 8
     assert abs(max(status.per_second) - time.time()) < 60
+
+
+def test_rows_that_left_the_manifest_are_told(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
+    run_job(job)
+    for name in ("000.jpg", "001.jpg"):
+        (Path(job.source) / name).unlink()
+    run_job(job)
+    status = read_status(Storage(), job.out)
+    assert (status.rows, status.done, status.left, status.gone) == (6, 8, 0, 2)
+    main(["status", job.out])
+    assert "8 of 8 stylized, 2 no longer in the manifest, complete" in capsys.readouterr().out
 
 
 def test_a_folder_without_a_job_is_refused(tmp_path: Path, s3: str) -> None:

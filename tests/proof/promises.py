@@ -87,7 +87,7 @@ PROMISES = [
         "test_storage_that_misbehaves_costs_no_row",
     ),
     (
-        "A bucket that does not answer at all is waited for",
+        "If a bucket does not answer at all",
         "tests/pipeline/test_storage.py",
         "test_a_bucket_that_is_away_for_a_while_is_waited_for",
     ),
