@@ -22,6 +22,7 @@ from pipeline.spool import ShardRef
 from tasks import names
 from tasks.artifacts import ProgressArtifact, publish_summary
 from tasks.events import is_degraded, tell_of_failures
+from tasks.metrics import count_shard, send_metrics, show_load
 from tasks.prepare import finish_run, plan_run
 from tasks.progress import Tracker, watcher
 from tasks.shards import join_cluster, make_pool, stylize_shard
@@ -44,6 +45,7 @@ def run_name() -> str:
 def stylize(job: Job) -> State[Summary]:
     """Stylize a collection of images; what is done already is not done again."""
     logger = get_run_logger()
+    send_metrics(flow_run.id)
     with _tagged(names.tags_of(job)):
         if job.runner == "ray":
             join_cluster()
@@ -96,6 +98,7 @@ def _do_shards(job: Job, plan: Plan, refs: list[ShardRef], summary: Summary) -> 
     def look(last: bool = False) -> None:
         snapshot = tracker.snapshot()
         watcher.get()(snapshot)
+        show_load(snapshot)
         progress.show(snapshot.percent, str(snapshot), last)
 
     running = 0
@@ -126,6 +129,7 @@ def _do_shards(job: Job, plan: Plan, refs: list[ShardRef], summary: Summary) -> 
 def _count(outcome: ShardResult | Exception, summary: Summary) -> None:
     if isinstance(outcome, ShardResult):
         summary.add(outcome)
+        count_shard(summary.style, outcome)
         if summary.hopeless:
             summary.stopped = summary.stopped or (
                 f"more than {summary.max_failed:.0%} of the rows failed (--max-failed)"

@@ -14,26 +14,43 @@ from typing import TypeVar
 T = TypeVar("T")
 R = TypeVar("R")
 
+Queue = deque[tuple[T, Future[R]]]
+
 
 def ahead(
-    pool: ThreadPoolExecutor, call: Callable[[T], R], items: Iterable[T], depth: int
+    pool: ThreadPoolExecutor,
+    call: Callable[[T], R],
+    items: Iterable[T],
+    depth: int,
+    begun: Queue[T, R] | None = None,
 ) -> Iterator[R]:
     """``call`` of each item, in order, with up to ``depth`` of them begun before they are taken.
 
     A chain of these is a pipeline with bounded queues: whoever takes from the end sets the
     pace, an error ends it, and the order of results never depends on which thread was faster.
+
+    Args:
+        begun: holds what is begun, for others to look at: see unfinished().
     """
-    begun: deque[Future[R]] = deque()
+    begun = deque() if begun is None else begun
     try:
         for item in items:
-            begun.append(pool.submit(call, item))
+            begun.append((item, pool.submit(call, item)))
             if len(begun) > depth:
-                yield begun.popleft().result()
+                yield begun[0][1].result()
+                begun.popleft()
         while begun:
-            yield begun.popleft().result()
+            yield begun[0][1].result()
+            begun.popleft()
     finally:
-        for future in begun:
+        for _, future in begun:
             future.cancel()
+
+
+def unfinished(begun: Queue[T, R]) -> list[T]:
+    """The items that wait for their call, or are in it."""
+    # A copy, made without giving way to the thread that adds and takes.
+    return [item for item, future in begun.copy() if not future.done()]
 
 
 def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:

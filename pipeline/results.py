@@ -35,6 +35,7 @@ class ShardResult:
         done, failed: rows, together all of the shard's.
         seconds: how long each stage was busy, over all its threads; ``wall``: the whole.
         reasons: messages of failed rows, and how often.
+        faults: error class and stage of failed rows, and how often.
         failures: the first few.
     """
 
@@ -46,6 +47,7 @@ class ShardResult:
     output_pixels: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
     reasons: Counter[str] = field(default_factory=Counter)
+    faults: Counter[tuple[str, str]] = field(default_factory=Counter)
     failures: list[Failure] = field(default_factory=list)
 
     @property
@@ -64,6 +66,7 @@ class ShardResult:
         """Count a row that failed."""
         self.failed += 1
         self.reasons[failure.message] += 1
+        self.faults[failure.error_class, failure.stage] += 1
         if len(self.failures) < FAILURES_TOLD:
             self.failures.append(failure)
 

@@ -19,7 +19,7 @@ from pipeline.inhand import NOBODY, Board, Suspects
 from pipeline.job import Settings
 from pipeline.ledger import LEDGER_SCHEMA, Ledger, now, row_keys
 from pipeline.manifest.rows import ROW_SCHEMA
-from pipeline.overlap import Clock, ahead, chunks
+from pipeline.overlap import Clock, Queue, ahead, chunks, unfinished
 from pipeline.results import Failure, ShardResult
 from pipeline.storage import Source, Storage, check_name, join, redact
 from pipeline.styles.mix import Mix, choose, parse_style
@@ -34,6 +34,8 @@ CHUNKS_AHEAD = 4
 # size, or of their own sizes, which may be large.
 DEPTH_FIXED = 32
 DEPTH_NATIVE = 4
+
+STAGES = ("fetch", "decode", "stylize", "encode", "put")
 
 # Ledger rows by id and variant.
 Rows = dict[tuple[str, int], dict[str, Any]]
@@ -77,6 +79,19 @@ class ShardWorker:
         self._job_digest = job.digest(pack.digest)
         self._threads = threads
         self._board = board or Board()
+        self._begun: dict[str, Queue[Any, Any]] = {}
+
+    def queues(self) -> dict[str, int]:
+        """How many images wait for each stage, or are in it; any thread may ask."""
+        return {
+            stage: sum(len(work) if isinstance(work, list) else 1 for work in unfinished(begun))
+            for stage, begun in self._begun.items()
+        }
+
+    def gpu_memory(self) -> dict[str, int]:
+        """Bytes held on each GPU."""
+        held = self._stylizer.memory()
+        return {str(self._stylizer.device): held} if held else {}
 
     def run(
         self,
@@ -166,30 +181,32 @@ class ShardWorker:
 
             return run
 
+        begun = self._begun = {stage: Queue[Any, Any]() for stage in STAGES}
         network_threads = self._stylizer.threads(self._threads)
         with (
             ThreadPoolExecutor(CHUNKS_AHEAD, "fetch") as fetching,
             ThreadPoolExecutor(self._threads, "decode") as decoding,
-            ThreadPoolExecutor(self._stylizer.threads(self._threads), "stylize") as stylizing,
+            ThreadPoolExecutor(network_threads, "stylize") as stylizing,
             ThreadPoolExecutor(self._threads, "encode") as encoding,
             ThreadPoolExecutor(CHUNKS_AHEAD, "put") as putting,
         ):
             fetch = timed("fetch", self._fetch)
-            fetched = ahead(fetching, fetch, chunks(items, chunk), CHUNKS_AHEAD)
+            fetched = ahead(fetching, fetch, chunks(items, chunk), CHUNKS_AHEAD, begun["fetch"])
             decode_item = timed("decode", partial(_unless_failed, "decode", self._decode))
-            decoded = ahead(decoding, decode_item, chain.from_iterable(fetched), depth)
+            decoded = ahead(
+                decoding, decode_item, chain.from_iterable(fetched), depth, begun["decode"]
+            )
             stylize = timed("stylize", self._stylize)
             batches = self._batches(decoded)
-            styled = (
-                map(stylize, batches)
-                if network_threads == 1
-                else ahead(stylizing, stylize, batches, network_threads)
-            )
+            batches_ahead = network_threads if network_threads > 1 else 0
+            styled = ahead(stylizing, stylize, batches, batches_ahead, begun["stylize"])
             encode_item = timed("encode", partial(_unless_failed, "encode", self._encode))
-            encoded = ahead(encoding, encode_item, chain.from_iterable(styled), depth)
+            encoded = ahead(
+                encoding, encode_item, chain.from_iterable(styled), depth, begun["encode"]
+            )
             put = timed("put", self._put)
             yield from chain.from_iterable(
-                ahead(putting, put, chunks(encoded, chunk), CHUNKS_AHEAD)
+                ahead(putting, put, chunks(encoded, chunk), CHUNKS_AHEAD, begun["put"])
             )
 
     def _fetch(self, items: list[Item]) -> list[Item]:

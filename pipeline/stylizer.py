@@ -97,6 +97,10 @@ class Stylizer:
         """
         return cores if self.device.type == "cpu" else 1
 
+    def memory(self) -> int:
+        """Bytes of a GPU's memory that it holds; 0 on a CPU."""
+        return torch.cuda.memory_reserved(self.device) if self.device.type == "cuda" else 0
+
     def batch_size(self, height: int, width: int) -> int:
         """How many images of this size to give at once."""
         return max(1, BATCH_PIXELS[self.device.type] // (height * width))

@@ -8,7 +8,9 @@ import os
 import threading
 import time
 import traceback
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
 
@@ -31,10 +33,17 @@ PROGRESS_EVERY = 0.5
 
 @dataclass(frozen=True)
 class Progress:
-    """Rows of a shard that are done, and that failed, so far."""
+    """How far a shard is.
+
+    Args:
+        done, failed: rows, so far.
+        queues: images that wait for a stage or are in it. gpu_memory: bytes held on a GPU.
+    """
 
     done: int
     failed: int
+    queues: Mapping[str, int] = field(default_factory=dict)
+    gpu_memory: Mapping[str, int] = field(default_factory=dict)
 
 
 Message = Progress | logging.LogRecord
@@ -103,10 +112,32 @@ def _do(worker: ShardWorker, ref: ShardRef, suspects: Suspects, line: _Line) -> 
         done, failed = done + more_done, failed + more_failed
         if time.monotonic() - told > PROGRESS_EVERY:
             told = time.monotonic()
-            line.send(Progress(done, failed))
+            line.send(Progress(done, failed, dict(queues), worker.gpu_memory()))
 
     rows = read_shard(worker.storage, ref)
-    result = worker.run(ref.key, rows, on_progress, suspects)
+    with _looked_at(worker) as queues:
+        result = worker.run(ref.key, rows, on_progress, suspects)
     busy = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in result.seconds.items())
     log.info("%d done, %d failed; busy: %s", result.done, result.failed, busy)
     return result
+
+
+@contextmanager
+def _looked_at(worker: ShardWorker) -> Iterator[dict[str, int]]:
+    """The worker's queues, as they were a moment ago.
+
+    Looked at in a thread of its own: at the moments when progress is told, results have just been
+    put, and queues look all alike.
+    """
+    queues: dict[str, int] = {}
+    ended = threading.Event()
+
+    def look() -> None:
+        while not ended.wait(PROGRESS_EVERY):
+            queues.update(worker.queues())
+
+    threading.Thread(target=look, daemon=True).start()
+    try:
+        yield queues
+    finally:
+        ended.set()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pipeline.plan import Plan
 from pipeline.results import ShardResult
 from pipeline.text import span
+from pipeline.worker import Progress
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,7 @@ class Snapshot:
     Args:
         rows: of the job. done, failed: of these, in this run and before.
         rate: images a second in this run. remaining: seconds, at that rate; None: not known yet.
+        queues, gpu_memory: as in Progress, of all workers.
     """
 
     rows: int
@@ -27,6 +30,8 @@ class Snapshot:
     failed: int
     rate: float
     remaining: float | None
+    queues: Mapping[str, int] = field(default_factory=dict)
+    gpu_memory: Mapping[str, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
         finished = self.done + self.failed
@@ -51,24 +56,35 @@ class Tracker:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._lock = threading.Lock()
-        self._shards: dict[str, tuple[int, int]] = {}
+        self._shards: dict[str, Progress] = {}
+        # What has come down to nothing stays in these, as 0.
+        self._queues: Counter[str] = Counter()
+        self._gpu_memory: Counter[str] = Counter()
         self._started: float | None = None
 
-    def update(self, key: str, done: int, failed: int) -> None:
+    def update(self, key: str, progress: Progress) -> None:
         """A shard under way has come so far."""
         with self._lock:
             # The clock starts with the first worker that is ready: its start is not throughput.
             self._started = self._started or time.monotonic()
-            self._shards[key] = (done, failed)
+            self._replace(key, progress)
 
     def finish(self, result: ShardResult) -> None:
         """A shard is committed."""
-        self.update(result.key, result.done, result.failed)
+        self.update(result.key, Progress(result.done, result.failed))
 
     def lose(self, key: str) -> None:
         """A shard was not finished."""
         with self._lock:
-            self._shards.pop(key, None)
+            self._replace(key, Progress(0, 0))
+
+    def _replace(self, key: str, progress: Progress) -> None:
+        before = self._shards.get(key, Progress(0, 0))
+        self._shards[key] = progress
+        self._queues.update(progress.queues)
+        self._queues.subtract(before.queues)
+        self._gpu_memory.update(progress.gpu_memory)
+        self._gpu_memory.subtract(before.gpu_memory)
 
     @property
     def seconds(self) -> float:
@@ -78,8 +94,9 @@ class Tracker:
     def snapshot(self) -> Snapshot:
         """How far the run is now."""
         with self._lock:
-            done = sum(done for done, _ in self._shards.values())
-            failed = sum(failed for _, failed in self._shards.values())
+            done = sum(shard.done for shard in self._shards.values())
+            failed = sum(shard.failed for shard in self._shards.values())
+            queues, gpu_memory = dict(self._queues), dict(self._gpu_memory)
         seconds = self.seconds
         rate = (done + failed) / seconds if seconds > 0.5 else 0.0
         left = self._plan.left - done - failed
@@ -89,6 +106,8 @@ class Tracker:
             self._plan.failed + failed,
             rate,
             left / rate if rate else None,
+            queues,
+            gpu_memory,
         )
 
 

@@ -71,9 +71,9 @@ def stylize_shard(ref: ShardRef, pool: WorkerPool | RayPool, tracker: Tracker) -
 
     def on_message(message: Progress | logging.LogRecord) -> None:
         if isinstance(message, Progress):
-            tracker.update(ref.key, message.done, message.failed)
+            tracker.update(ref.key, message)
         else:
-            logger.log(message.levelno, message.getMessage())
+            logger.log(message.levelno, message.getMessage(), extra={"shard": ref.key})
 
     try:
         result = pool.run(ref, on_message)

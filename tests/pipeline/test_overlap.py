@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from pipeline.overlap import Clock, ahead, chunks
+from pipeline.overlap import Clock, Queue, ahead, chunks, unfinished
 
 TIMEOUT = 10
 
@@ -66,6 +66,22 @@ def test_items_are_worked_on_at_the_same_time(pool: ThreadPoolExecutor) -> None:
         return item
 
     assert list(ahead(pool, call, range(6), 3)) == list(range(6))
+
+
+def test_what_waits_for_its_call_or_is_in_it_is_seen(pool: ThreadPoolExecutor) -> None:
+    begun: Queue[int, int] = Queue()
+    free = threading.Event()
+
+    def call(item: int) -> int:
+        assert item == 0 or free.wait(TIMEOUT)
+        return item
+
+    results = ahead(pool, call, range(10), 6, begun)
+    assert next(results) == 0
+    assert unfinished(begun) == [1, 2, 3, 4, 5, 6]
+    free.set()
+    assert list(results) == list(range(1, 10))
+    assert unfinished(begun) == []
 
 
 def test_an_error_comes_in_its_turn_and_ends_the_stage() -> None:

@@ -3,7 +3,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import shutil
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,13 +19,14 @@ from pipeline.codec import encode
 from pipeline.errors import SystemFault
 from pipeline.job import Job
 from pipeline.ledger import LEDGER_SCHEMA, Ledger
-from pipeline.shard import ShardWorker
+from pipeline.shard import Item, ShardWorker
 from pipeline.spool import read_shard
 from pipeline.storage import Storage, join
 from pipeline.styles.pack import find_pack
 from tests.conftest import jpeg, open_image, picture, write_photos
 from tests.pipeline.runs import changed, ledger_of, plan_job, run_job, write_tar
 from tests.pipeline.servers import files, serving
+from tests.processes import wait_until
 
 
 def manifest(job: Job, uris: Sequence[str], **columns: Any) -> Job:
@@ -396,6 +399,29 @@ def test_progress_adds_up_to_all_rows(job: Job) -> None:
     assert (outcome.done, outcome.failed) == (3, 1)
     assert {"fetch", "decode", "stylize", "encode", "put", "wall"} <= outcome.seconds.keys()
     assert all(seconds > 0 for seconds in outcome.seconds.values())
+
+
+def test_where_images_wait_is_seen(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    request, (ref, _) = plan_job(job)
+    worker = ShardWorker(request.job, request.pack, request.storage)
+    free = threading.Event()
+    encode_item = worker._encode
+
+    def wait_and_encode(item: Item) -> None:
+        assert free.wait(60)
+        encode_item(item)
+
+    monkeypatch.setattr(worker, "_encode", wait_and_encode)
+    none = {"fetch": 0, "decode": 0, "stylize": 0, "encode": 0, "put": 0}
+    with ThreadPoolExecutor(1) as thread:
+        run = thread.submit(
+            worker.run, ref.key, read_shard(request.storage, ref), lambda done, failed: None
+        )
+        wait_until(lambda: worker.queues() == {**none, "encode": 4})
+        free.set()
+        assert run.result().done == 4
+    assert worker.queues() == none
+    assert worker.gpu_memory() == {}
 
 
 def test_images_in_tars_are_done_with_their_labels(job: Job, tmp_path: Path) -> None:
