@@ -6,7 +6,6 @@
 import queue
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from itertools import islice
 from typing import Any
 
 from prefect import Flow, State, flow, get_client, get_run_logger, tags
@@ -26,6 +25,7 @@ from tasks.metrics import count_shard, send_metrics, show_load
 from tasks.prepare import finish_run, plan_run
 from tasks.progress import Tracker, watcher
 from tasks.shards import join_cluster, make_pool, stylize_shard
+from tasks.suspend import Suspension
 
 # Seconds between two looks at how far the shards are.
 LOOK_EVERY = 0.5
@@ -101,13 +101,16 @@ def _do_shards(job: Job, plan: Plan, refs: list[ShardRef], summary: Summary) -> 
         show_load(snapshot)
         progress.show(snapshot.percent, str(snapshot), last)
 
+    suspension = Suspension()
     running = 0
     degraded = False
+    following = next(waiting, None)
     try:
-        for ref in islice(waiting, TASKS_PER_WORKER * pool.workers):
-            submit(ref)
-            running += 1
-        while running:
+        while running or following:
+            while following and running < TASKS_PER_WORKER * pool.workers:
+                submit(following)
+                running += 1
+                following = next(waiting, None)
             with suppress(queue.Empty):
                 outcome = finished.get(timeout=LOOK_EVERY).result(raise_on_failure=False)
                 running -= 1
@@ -115,15 +118,14 @@ def _do_shards(job: Job, plan: Plan, refs: list[ShardRef], summary: Summary) -> 
                 if not degraded and is_degraded(summary, plan.left):
                     degraded = True
                     tell_of_failures(summary, plan.left)
-                following = None if summary.stopped else next(waiting, None)
-                if following:
-                    submit(following)
-                    running += 1
+            if summary.stopped or suspension.asked():
+                following = None
             look()
     finally:
         summary.seconds = tracker.seconds
         pool.close()
     look(last=True)
+    suspension.end()
 
 
 def _count(outcome: ShardResult | Exception, summary: Summary) -> None:

@@ -13,16 +13,20 @@ from pathlib import Path
 import pytest
 from prefect import get_client
 from prefect.client.schemas.sorting import FlowRunSort
-from prefect.states import Cancelling
+from prefect.states import Cancelling, Suspended
 
 from pipeline.job import Job
 from tests.conftest import write_photos
-from tests.pipeline.runs import committed, run_job
+from tests.pipeline.runs import committed, ledger_of, run_job
 from tests.processes import RESTYLE, command_of, family, is_running, wait_until
 
 ROWS = 120
 
-SERVE = [sys.executable, "-c", "from flows.stylize import stylize; stylize.serve('stopped')"]
+SERVE = """
+from flows.schedule import ONE_AT_A_TIME
+from flows.stylize import stylize
+stylize.serve("stopped", global_limit=ONE_AT_A_TIME)
+"""
 
 
 @pytest.fixture
@@ -76,7 +80,7 @@ def test_a_run_that_gets_a_signal_stops_and_carries_on(long_job: Job, prefect: s
 @pytest.mark.slow
 def test_a_run_that_is_cancelled_stops_and_carries_on(long_job: Job, prefect: str) -> None:
     out = Path(long_job.out)
-    server = start(SERVE, prefect)
+    server = start([sys.executable, "-c", SERVE], prefect)
     try:
         with get_client(sync_client=True) as client:
             wait_until(lambda: [d for d in client.read_deployments() if d.name == "stopped"])
@@ -95,3 +99,32 @@ def test_a_run_that_is_cancelled_stops_and_carries_on(long_job: Job, prefect: st
         server.communicate()
     assert committed(out) < ROWS / 5
     assert run_job(long_job).done == ROWS
+
+
+@pytest.mark.slow
+def test_a_run_that_is_suspended_stops_until_it_is_resumed(long_job: Job, prefect: str) -> None:
+    out = Path(long_job.out)
+    server = start([sys.executable, "-c", SERVE], prefect)
+    try:
+        with get_client(sync_client=True) as client:
+            wait_until(lambda: [d for d in client.read_deployments() if d.name == "stopped"])
+            deployment = client.read_deployment_by_name("stylize/stopped")
+            parameters = {"job": long_job.model_dump(mode="json")}
+            run = client.create_flow_run_from_deployment(deployment.id, parameters=parameters)
+            wait_until(lambda: committed(out) >= 1, seconds=120)
+            client.set_flow_run_state(run.id, Suspended(timeout_seconds=3600))
+            wait_until(lambda: not (out / ".restyle-claim").exists(), seconds=30)
+            assert client.read_flow_run(run.id).state_name == "Suspended"
+            before = committed(out)
+            assert before < ROWS / 5
+            client.resume_flow_run(run.id)
+            wait_until(lambda: client.read_flow_run(run.id).state_name == "Completed", seconds=180)
+            state = client.read_flow_run(run.id).state
+            assert state is not None
+            assert "in this run" in str(state.message)
+    finally:
+        server.kill()
+        server.communicate()
+    table = ledger_of(out)
+    assert table.column("status").to_pylist() == ["done"] * ROWS
+    assert len(set(table.column("shard").to_pylist())) > before
