@@ -141,4 +141,14 @@ PROMISES = [
         "tests/flows/test_train.py",
         "test_a_training_that_is_killed_ends_as_if_it_had_not_been",
     ),
+    (
+        "*Suspend* finishes the shards in hand",
+        "tests/flows/test_stop.py",
+        "test_a_run_that_is_suspended_stops_until_it_is_resumed",
+    ),
+    (
+        "a node that dies costs the shards in its hands",
+        "tests/flows/test_ray.py",
+        "test_a_node_that_dies_costs_only_its_shards_in_flight",
+    ),
 ]
