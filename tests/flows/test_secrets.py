@@ -10,6 +10,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from flows.cli import main
 from pipeline.storage import Storage, join
 from tests.conftest import jpeg
 from tests.pipeline.servers import files, serving
@@ -19,7 +20,7 @@ CANARY = "Tweety8675309"
 
 
 def restyle(*arguments: str) -> str:
-    """What the command says."""
+    """What the command says, as a program of its own."""
     ended = subprocess.run(
         [*RESTYLE, *arguments],
         text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
@@ -34,7 +35,11 @@ def texts_of(database: Path) -> Iterator[str]:
 
 @pytest.mark.slow
 def test_no_secret_is_kept_or_told(
-    s3: str, pack: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    s3: str,
+    pack: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", CANARY)
     monkeypatch.setenv("AWS_SESSION_TOKEN", CANARY)
@@ -57,11 +62,11 @@ def test_no_secret_is_kept_or_told(
         )  # fmt: skip
         assert "2 of 5 stylized, 3 failed" in said
         for command in ("status", "verify", "report"):
-            said += restyle(command, out)
-        said += restyle(
-            "run", str(tmp_path / "rows.csv"), "--style", "red",
-            "--out", f"s3://me:{CANARY}@bucket/out",
-        )  # fmt: skip
+            main([command, out])
+        main(["run", str(tmp_path / "rows.csv"), "--style", "red",
+              "--out", f"s3://me:{CANARY}@bucket/out"])  # fmt: skip
+        said += "".join(capfd.readouterr())
+        assert "was given with credentials" in said
     kept = {"what was said": said}
     for folder in ("", "images", "metadata"):
         for name in Storage().names(join(out, folder)):

@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import httpx
+import pytest
 
 from flows.stylize import stylize
 from pipeline.job import Job
@@ -15,6 +16,7 @@ from tests.flows.week import nights
 from tests.pipeline.runs import changed, ledger_of
 
 
+@pytest.mark.extra
 def test_the_ledger_and_the_ui_tell_the_same_story(job: Job, prefect: str, tmp_path: Path) -> None:
     job = changed(job, source=str(tmp_path / "bucket"), max_failed=0.2, workers=1)
     story = []

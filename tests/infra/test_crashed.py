@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from prefect import get_client
 from prefect.events import emit_event
@@ -11,20 +9,15 @@ from prefect.events.worker import EventsWorker
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Running
 
-from flows.server import prefect_api
 from flows.stylize import stylize
 from infra.crashed import HEARTBEAT, automation, main
 from tests.processes import wait_until
 
 
 @pytest.mark.slow
-def test_a_run_whose_heart_has_stopped_has_crashed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
+def test_a_run_whose_heart_has_stopped_has_crashed(whole_prefect: str) -> None:
     with (
-        prefect_api() as address,
-        temporary_settings({PREFECT_API_URL: f"{address}/api"}),
+        temporary_settings({PREFECT_API_URL: whole_prefect}),
         get_client(sync_client=True) as client,
     ):
         assert main() == 0

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from flows.server import prefect_api
 from tests.pipeline.servers import Answer, serving
 from tests.processes import wait_until
 
@@ -28,18 +27,15 @@ EventsWorker.drain_all(timeout=10)
 
 
 @pytest.mark.slow
-def test_many_failures_are_posted_to_a_web_hook(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
+def test_many_failures_are_posted_to_a_web_hook(whole_prefect: str) -> None:
     posted: list[bytes] = []
 
     def answer(request: BaseHTTPRequestHandler, body: bytes) -> Answer:
         posted.append(body)
         return 200, {}, b""
 
-    with serving(answer) as hook, prefect_api() as address:
-        environment = os.environ | {"PREFECT_API_URL": f"{address}/api"}
+    with serving(answer) as hook:
+        environment = os.environ | {"PREFECT_API_URL": whole_prefect}
 
         def python(*arguments: str) -> None:
             subprocess.run([sys.executable, *arguments], cwd=ROOT, env=environment, check=True)
