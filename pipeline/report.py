@@ -161,12 +161,14 @@ def write_report(storage: Storage, out: str) -> str:
 
 
 def _failures(storage: Storage, out: str) -> list[dict[str, Any]]:
-    dataset = Ledger(storage, out).dataset()
-    if dataset is None:
-        return []
     columns = ["id", "source_uri", "error_class", "error_stage", "error_message", "attempts"]
-    failed = pc.field("status") == "failed"
-    return dataset.head(FAILURES_SHOWN, columns=columns, filter=failed).to_pylist()
+    failures: list[dict[str, Any]] = []
+    for batch in Ledger(storage, out).scan([*columns, "status"]):
+        failed = batch.filter(pc.equal(batch.column("status"), "failed"))
+        failures += failed.select(columns).to_pylist()
+        if len(failures) >= FAILURES_SHOWN:
+            break
+    return failures[:FAILURES_SHOWN]
 
 
 @dataclass(frozen=True)
