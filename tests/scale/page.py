@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 from pipeline.text import plural, size, span
@@ -185,7 +186,7 @@ def page(found: dict[str, Any], server: str) -> str:
         runs=" | ".join(f"{one:,}" for one in (1, 10, machines, GPUS)),
         run_bars="---:|" * 4,
         by_runs=_by_runs(costs, best, (1, 10, machines, GPUS)),
-        conclusion=_conclusion(costs, machines),
+        conclusion=_conclusion(costs, machines, servers),
         traffic=size(GPUS * RATE * 20_000),
     )
 
@@ -306,22 +307,27 @@ def _best(costs: Costs, servers: int) -> int:
     return SHARD_SIZES[-1]
 
 
-def _conclusion(costs: Costs, machines: int) -> str:
+def _conclusion(costs: Costs, machines: int, servers: dict[str, dict[str, Any]]) -> str:
     together, apart = _best(costs, 1), _best(costs, machines)
     one = simulate(costs, IMAGES, GPUS, RATE, together, 1)
     split = simulate(costs, IMAGES, GPUS, RATE, apart, machines)
-    keeps = one.shards_per_second * costs.server_seconds <= 1
-    return f"""\
-One server as measured took {1 / costs.server_seconds:.1f} shards a second; it would
-{"" if keeps else "not "}keep up with the {one.shards_per_second:,.1f} a second of `--shard-size
-{together}`. One run for all is not the way in any case: its plan would take
-{span(one.plan_seconds)} and {size(one.plan_memory)} of memory before the first image, and
-{size(one.again_memory)} when it is gone on with. **Split the manifest into {machines} pieces of {IMAGES // machines:,} rows, one for
-each machine of {GPUS_OF_MACHINE} GPUs, each with an `--out` and an embedded server of its own, and
-take `--shard-size {apart}`**: a piece is planned in {span(split.plan_seconds)} and
-{size(split.plan_memory)}, gone on with in {size(split.again_memory)}, its server is told of
-{split.shards_per_second / machines:.1f} shards a second, a machine that is lost holds up nobody
-else, and whoever reads the ledgers reads them as one data set. What bounds such a job is the
-bucket: {split.puts_per_second:,.0f} writes a second want about {split.put_partitions:,.0f}
-partitions. Give ids (or pieces) many different beginnings, begin with few machines and let more
-join, or put up with 503 and a slower start."""
+    took = ", ".join(
+        f"{1 / run['seconds_per_shard']:.1f} ({name})" for name, run in servers.items()
+    )
+    text = f"""
+        Shards a second that one run and its server have come to: {took}; one run on all GPUs
+        makes {one.shards_per_second:,.1f} with `--shard-size {together}`. One run for all is not
+        the way in any case: its plan would take {span(one.plan_seconds)} and
+        {size(one.plan_memory)} of memory before the first image, and {size(one.again_memory)} when
+        it is gone on with. **Split the manifest into {machines} pieces of
+        {IMAGES // machines:,} rows, one for each machine of {GPUS_OF_MACHINE} GPUs, each with an
+        `--out` and an embedded server of its own, and take `--shard-size {apart}`**: a piece is
+        planned in {span(split.plan_seconds)} and {size(split.plan_memory)}, gone on with in
+        {span(split.again_seconds)} and {size(split.again_memory)}, its server is told of
+        {split.shards_per_second / machines:.1f} shards a second, a machine that is lost holds up
+        nobody else, and whoever reads the ledgers reads them as one data set. What bounds such a
+        job is the bucket: {split.puts_per_second:,.0f} writes a second want about
+        {split.put_partitions:,.0f} partitions. Give pieces and ids many different beginnings,
+        begin with few machines and let more join, or put up with 503 and a slower start.
+    """
+    return textwrap.fill(" ".join(text.split()), 100, break_on_hyphens=False)

@@ -69,10 +69,10 @@ def plot(title: str, x: str, y: str, lines: Mapping[str, Points], log_x: bool, l
     for tick in up.ticks():
         _, height = at((across.low, tick))
         parts.append(f'<path d="M{LEFT} {height}H{WIDTH - RIGHT}" stroke="#e6e8eb"/>')
-        parts.append(_text(LEFT - 8, height + 4, f"{tick:,g}", 'text-anchor="end"'))
+        parts.append(_text(LEFT - 8, height + 4, _number(tick), 'text-anchor="end"'))
     for tick in across.ticks():
         right, _ = at((tick, up.low))
-        parts.append(_text(right, HEIGHT - BOTTOM + 20, f"{tick:,g}", 'text-anchor="middle"'))
+        parts.append(_text(right, HEIGHT - BOTTOM + 20, _number(tick), 'text-anchor="middle"'))
     parts.append(_text(24, 52, y, 'fill="#687076"'))
     for (name, line), colour in zip(lines.items(), COLOURS, strict=False):
         path = " ".join(f"{right},{height}" for right, height in map(at, line))
@@ -85,6 +85,10 @@ def plot(title: str, x: str, y: str, lines: Mapping[str, Points], log_x: bool, l
             place = WIDTH - RIGHT - 200 * (len(lines) - list(lines).index(name))
             parts.append(_text(place, 52, name, f'fill="{colour}" font-weight="600"'))
     return "\n".join([*parts, "</svg>", ""])
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 or value == round(value) else f"{value:g}"
 
 
 def _tall() -> int:
