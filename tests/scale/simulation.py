@@ -21,8 +21,8 @@ class Costs:
 
     Args:
         row: to plan it. shard: to plan it and write it down. row_memory, shard_memory: of the
-            process that plans. known_row, known_memory: of a row that the ledger has, to plan
-            again. part: to read one. ledger_row: in the ledger, on disk.
+            process that plans. known_row, known_memory: what planning takes more for a row that
+            the ledger has. part: to read one, beyond its rows. ledger_row: in the ledger, on disk.
         flow, server: of the flow process and of the server, each shard. flow_memory: that the
             flow process keeps of a shard. events, requests: to the server, each shard.
         gets, puts: S3 requests for an image, and for a shard.
@@ -32,6 +32,7 @@ class Costs:
     shard: float
     row_memory: float
     shard_memory: float
+    known_row: float
     known_memory: float
     part: float
     ledger_row: float
@@ -110,7 +111,7 @@ def simulate(
         rows_of_run=rows_of_run,
         plan_seconds=rows_of_run * costs.row + shards_of_run * costs.shard,
         plan_memory=rows_of_run * costs.row_memory + shards_of_run * costs.shard_memory,
-        again_seconds=rows_of_run * costs.row + shards_of_run * costs.part,
+        again_seconds=rows_of_run * (costs.row + costs.known_row) + shards_of_run * costs.part,
         again_memory=rows_of_run * (costs.row_memory + costs.known_memory),
         flow_memory=shards_of_run * costs.flow_memory,
     )
@@ -125,19 +126,24 @@ def costs_of(found: dict[str, Any]) -> Costs:
     same = plans[finest["rows"], large["shard_size"], True]
     extra_shards = finest["rows"] * (1 - 1 / large["shard_size"])
     more_rows = large["rows"] - small["rows"]
-    ledger, rows = found["ledger"], found["ledger_rows"]
-    known = rows["parts"] * rows["rows"]
+    ledger, usual = found["ledger"], found["ledger_rows"]
+    known, known_finer = (one["parts"] * one["rows"] for one in (usual, ledger))
+    row = _slope(small, large, "core_seconds", more_rows)
+    again, again_finer = (one["ways"]["plan"] for one in (usual, ledger))
+    known_row = max(0.0, again["core_seconds"] / known - row)
     shards, requests = found["shards"], found["requests"]
     asked = shards["requests_per_shard"]
     memory = shards["megabytes"]
     (half, early), (last, late) = memory[len(memory) // 2], memory[-1]
     return Costs(
-        row=_slope(small, large, "core_seconds", more_rows),
+        row=row,
         shard=_slope(same, finest, "core_seconds", extra_shards),
         row_memory=_slope(small, large, "megabytes", more_rows) * 1e6,
         shard_memory=_slope(same, finest, "megabytes", extra_shards) * 1e6,
-        known_memory=max(0.0, rows["ways"]["plan"]["megabytes"] - same["megabytes"]) * 1e6 / known,
-        part=rows["ways"]["plan"]["core_seconds"] / rows["parts"],
+        known_row=known_row,
+        known_memory=_slope(same, again, "megabytes", known) * 1e6,
+        part=max(0.0, again_finer["core_seconds"] - known_finer * (row + known_row))
+        / ledger["parts"],
         ledger_row=ledger["usual_bytes"] / ledger["usual_rows"],
         flow=shards["core_seconds_per_shard"],
         server=shards["server_core_seconds_per_shard"],
