@@ -243,9 +243,14 @@ class _Regrouper:
         self._waiting: dict[int, list[pa.Table]] = {}
 
     def add(self, rows: pa.Table, codes: NDArray[np.int64]) -> Iterator[Shard]:
-        for code in np.unique(codes[codes >= 0]).tolist():
+        # Sorted by shard once, as there may be as many shards as rows.
+        order = np.argsort(codes, kind="stable")
+        order = order[np.searchsorted(codes[order], 0) :]
+        table = rows.take(pa.array(order))
+        again = np.unique(codes[order], return_index=True, return_counts=True)
+        for code, start, count in zip(*(part.tolist() for part in again), strict=True):
             waiting = self._waiting.setdefault(code, [])
-            waiting.append(rows.filter(pa.array(codes == code)))
+            waiting.append(table.slice(start, count))
             # Complete: no need to hold it until the end, which a whole job done again would.
             if sum(map(len, waiting)) == self._settled.rows_of_shard[code]:
                 yield self._take(code)

@@ -151,7 +151,7 @@ def write_report(storage: Storage, out: str) -> str:
     html = page.get_template("report.html").render(
         status=status,
         pictures=pictures,
-        failures=_failures(storage, out),
+        failures=_failures(storage, out, min(status.failed, FAILURES_SHOWN)),
         bars=bars,
         average=sum(status.last_run().values()) / bars[-1].end if bars else 0.0,
     )
@@ -160,13 +160,15 @@ def write_report(storage: Storage, out: str) -> str:
     return url
 
 
-def _failures(storage: Storage, out: str) -> list[dict[str, Any]]:
-    dataset = Ledger(storage, out).dataset()
-    if dataset is None:
-        return []
+def _failures(storage: Storage, out: str, count: int) -> list[dict[str, Any]]:
+    """The first ``count`` failed rows; no more of the ledger is read than that takes."""
     columns = ["id", "source_uri", "error_class", "error_stage", "error_message", "attempts"]
-    failed = pc.field("status") == "failed"
-    return dataset.head(FAILURES_SHOWN, columns=columns, filter=failed).to_pylist()
+    failures: list[dict[str, Any]] = []
+    batches = Ledger(storage, out).scan([*columns, "status"])
+    while len(failures) < count and (batch := next(batches, None)) is not None:
+        failed = batch.filter(pc.equal(batch.column("status"), "failed"))
+        failures += failed.select(columns).to_pylist()
+    return failures[:count]
 
 
 @dataclass(frozen=True)

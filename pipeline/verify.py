@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Literal
 
 import numpy as np
@@ -93,15 +94,11 @@ def verify(storage: Storage, out: str, on_progress: Callable[[int], None]) -> Ve
 
     def results() -> Iterator[list[dict[str, Any]]]:
         """Rows that are done, a chunk at a time; everything is counted on the way."""
-        for shard in ledger.shards():
-            try:
-                part = ledger.read_part(shard)
-            except DamagedPart as error:
+        for shard, part in chain.from_iterable(ledger.read_parts()):
+            if isinstance(part, DamagedPart):
                 path = f"metadata/{shard}.parquet"
-                verdict.findings.append(Finding("ledger", path, str(error), shard))
+                verdict.findings.append(Finding("ledger", path, str(part), shard))
                 continue
-            if part is None:
-                continue  # it has just been removed
             is_done = pc.equal(part.column("status"), "done")
             done = part.filter(is_done).select(COLUMNS)
             verdict.done += len(done)

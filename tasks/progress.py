@@ -56,7 +56,8 @@ class Tracker:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._lock = threading.Lock()
-        self._shards: dict[str, Progress] = {}
+        self._done = self._failed = 0
+        self._under_way: dict[str, Progress] = {}
         # What has come down to nothing stays in these, as 0.
         self._queues: Counter[str] = Counter()
         self._gpu_memory: Counter[str] = Counter()
@@ -72,15 +73,20 @@ class Tracker:
     def finish(self, result: ShardResult) -> None:
         """A shard is committed."""
         self.update(result.key, Progress(result.done, result.failed))
+        with self._lock:
+            del self._under_way[result.key]
 
     def lose(self, key: str) -> None:
         """A shard was not finished."""
         with self._lock:
             self._replace(key, Progress(0, 0))
+            del self._under_way[key]
 
     def _replace(self, key: str, progress: Progress) -> None:
-        before = self._shards.get(key, Progress(0, 0))
-        self._shards[key] = progress
+        before = self._under_way.get(key, Progress(0, 0))
+        self._under_way[key] = progress
+        self._done += progress.done - before.done
+        self._failed += progress.failed - before.failed
         self._queues.update(progress.queues)
         self._queues.subtract(before.queues)
         self._gpu_memory.update(progress.gpu_memory)
@@ -94,8 +100,7 @@ class Tracker:
     def snapshot(self) -> Snapshot:
         """How far the run is now."""
         with self._lock:
-            done = sum(shard.done for shard in self._shards.values())
-            failed = sum(shard.failed for shard in self._shards.values())
+            done, failed = self._done, self._failed
             queues, gpu_memory = dict(self._queues), dict(self._gpu_memory)
         seconds = self.seconds
         rate = (done + failed) / seconds if seconds > 0.5 else 0.0

@@ -7,8 +7,9 @@ import pyarrow as pa
 import pytest
 
 from pipeline.errors import RequestError, SystemFault
-from pipeline.ledger import LEDGER_SCHEMA, RESERVED, Ledger, now
+from pipeline.ledger import GROUP, LEDGER_SCHEMA, RESERVED, Ledger, now
 from pipeline.storage import Storage, join
+from tests.pipeline.servers import forward, serving
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -80,6 +81,27 @@ def test_other_files_beside_the_parts_do_not_count(out: str) -> None:
     ledger = Ledger(Storage(), out)
     ledger.commit("one", part("a"))
     Storage().write({join(out, "metadata", "note.txt"): b"hello"})
+    assert ids(ledger) == ["a"]
+
+
+def test_reading_the_ledger_asks_once_for_each_part(s3: str, s3_server: str) -> None:
+    shards = [f"shard{number}" for number in range(2 * GROUP + 1)]
+    for shard in shards:
+        Ledger(Storage(), s3).commit(shard, part(shard))
+    with serving(forward(s3_server)) as server:
+        ledger = Ledger(Storage({"endpoint_url": server.url}), s3)
+        assert ids(ledger) == sorted(shards)
+    names = [f"/photos/metadata/{shard}.parquet" for shard in shards]
+    asked = [one.partition("?")[0] for one in server.asked if "list-type" not in one]
+    assert sorted(asked) == sorted(f"GET {name}" for name in names)
+
+
+def test_a_part_removed_while_the_ledger_is_read_is_left_out(
+    out: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = Ledger(Storage(), out)
+    ledger.commit("one", part("a"))
+    monkeypatch.setattr(ledger, "shards", lambda: ["gone", "one", *["gone"] * GROUP])
     assert ids(ledger) == ["a"]
 
 

@@ -179,6 +179,20 @@ def photos(tmp_path: Path, count: int) -> Path:
     return tmp_path / "m.txt"
 
 
+def test_rows_done_again_are_in_their_shards_in_whatever_order_they_come(tmp_path: Path) -> None:
+    source = manifest(tmp_path, names(12))
+    shards = plan(source)[1]
+    for shard in shards:
+        commit(source, shard)
+    mixed = [5, 0, 9, 4, 1, 8, 11, 3, 2, 7, 10, 6]
+    manifest(tmp_path, [*[f"{number}.jpg" for number in mixed], "new.jpg"])
+    again = {shard.key: ids_of([shard])[0] for shard in plan(source, "other settings")[1]}
+    assert [again.pop(shard.key) for shard in shards] == [
+        [f"{number}.jpg" for number in mixed if number // 4 == place] for place in range(3)
+    ]
+    assert list(again.values()) == [["new.jpg"]]
+
+
 @pytest.mark.parametrize("change", ["size", "time"])
 def test_a_source_that_changed_is_done_again_in_its_shard(change: str, tmp_path: Path) -> None:
     source = photos(tmp_path, 8)
