@@ -46,7 +46,7 @@ def is_running(pid: int) -> bool:
         return False
 
 
-def wait_until(true: Callable[[], object], seconds: float = 60) -> None:
+def wait_until(true: Callable[[], object], seconds: float = 180) -> None:
     """Wait for something that others do; AssertionError if it takes longer."""
     end = time.monotonic() + seconds
     while not true():

@@ -79,7 +79,7 @@ def test_a_decoder_that_takes_too_long_costs_its_image_only(job: Job) -> None:
         pool.close()
     assert (result.done, result.failed) == (7, 1)
     assert result.failures[0].message == "decoding takes longer than 2 s (--max-seconds)"
-    assert time.monotonic() - start < 40
+    assert time.monotonic() - start < 120
 
 
 @pytest.mark.extra

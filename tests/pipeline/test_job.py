@@ -134,6 +134,8 @@ CHANGES: dict[str, Any] = {
     "max_failed": 0.5,
     "shard_size": 64,
     "workers": 3,
+    "runner": "ray",
+    "gpus_per_worker": 0.5,
     "device": "cpu",
     "precision": "fp32",
     "pack": "mine.safetensors",
