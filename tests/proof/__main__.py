@@ -21,7 +21,7 @@ from tests.proof.promises import PROMISES
 
 PARTS = {
     "disk": ["tests.proof.chaos", "--kills", "50", "--seed", "0"],
-    "s3": ["tests.proof.chaos", "--kills", "8", "--seed", "3", "--s3"],
+    "s3": ["tests.proof.chaos", "--kills", "20", "--seed", "3", "--s3"],
     "races": ["tests.proof.races", "--rounds", "20"],
     "faults": ["tests.proof.faults", "--rows", "400"],
     "hostile": ["tests.proof.hostile"],
