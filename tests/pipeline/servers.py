@@ -65,7 +65,7 @@ class Faulty:
 
     Its next ``faults`` answers are 503. Of all others a ``share`` fails in one of WAYS, drawn by
     lot; slow ones take up to ``delay`` seconds. Until ``away_until``, of time.monotonic(),
-    nobody is answered.
+    nobody is answered. Every answer takes ``latency`` seconds more.
     """
 
     url: str = ""
@@ -73,6 +73,7 @@ class Faulty:
     share: float = 0.0
     delay: float = 1.0
     away_until: float = 0.0
+    latency: float = 0.0
     asked: list[str] = field(default_factory=list)
     failed: Counter[str] = field(default_factory=Counter)
     lot: random.Random = field(default_factory=lambda: random.Random(0))
@@ -103,6 +104,7 @@ def serving(answer: Callable[[BaseHTTPRequestHandler, bytes], Answer]) -> Iterat
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             state.asked.append(f"{self.command} {self.path}")
             way = state.fault()
+            time.sleep(state.latency)
             if way in ("away", "reset"):
                 self._hang_up()
                 return
