@@ -101,7 +101,7 @@ def test_a_run_that_is_cancelled_stops_and_carries_on(long_job: Job, prefect: st
     assert run_job(long_job).done == ROWS
 
 
-@pytest.mark.slow
+@pytest.mark.extra
 def test_a_run_that_is_suspended_stops_until_it_is_resumed(long_job: Job, prefect: str) -> None:
     out = Path(long_job.out)
     server = start([sys.executable, "-c", SERVE], prefect)

@@ -154,6 +154,7 @@ print(peak() - before)
 """
 
 
+@pytest.mark.extra
 def test_a_large_image_looks_the_same_and_takes_less_memory(tmp_path: Path) -> None:
     # Not larger: torch's own sums over a channel of 2000 x 2000 float32 lose what is compared.
     np.save(tmp_path / "photo.npy", photo(2100, 2800))
