@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from html import escape
 
 WIDTH, HEIGHT = 720, 380
-LEFT, RIGHT, TOP, BOTTOM = 90, 24, 64, 56
+LEFT, RIGHT, TOP, BOTTOM = 90, 44, 64, 56
 COLOURS = ("#e5484d", "#3e63dd", "#30a46c", "#8e4ec6")
 
 Points = Sequence[tuple[float, float]]
