@@ -12,6 +12,7 @@ from pipeline.status import read_status
 from pipeline.storage import Storage
 from tests.conftest import write_pack
 from tests.scale import ledger, memory, page, plan, requests, shards
+from tests.scale.plot import LEFT, RIGHT, WIDTH
 from tests.scale.simulation import S3_PUT, Costs, simulate
 
 COSTS = Costs(
@@ -91,8 +92,8 @@ def test_the_pictures_show_every_line(found: dict[str, Any]) -> None:
     }  # fmt: skip
     # From the left edge of a logarithmic scale to what is 512 of 1,000 of it.
     first, last = (point.split(",") for point in str(points["shard_size"][0]).split())
-    assert float(first[0]) == 90
-    assert float(last[0]) == pytest.approx(90 + 606 * 2.709 / 3, abs=0.5)
+    assert float(first[0]) == LEFT
+    assert float(last[0]) == pytest.approx(LEFT + (WIDTH - LEFT - RIGHT) * 2.709 / 3, abs=0.5)
     assert float(first[1]) > float(last[1])
 
 
