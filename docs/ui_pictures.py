@@ -76,7 +76,8 @@ def places(job: Job) -> dict[str, object]:
     """The last run, its page and its table of failures."""
     keys = {"page": artifact_key("summary", job.out), "failures": artifact_key("failures", job.out)}
     with get_client(sync_client=True) as client:
-        newest = {artifact.key: artifact for artifact in client.read_artifacts()[::-1]}
+        artifacts = sorted(client.read_artifacts(), key=lambda one: str(one.created))
+    newest = {artifact.key: artifact for artifact in artifacts}
     found: dict[str, object] = {name: newest[key].id for name, key in keys.items()}
     return found | {"run": newest[keys["page"]].flow_run_id}
 
