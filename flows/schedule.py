@@ -13,7 +13,7 @@ from pipeline.errors import RequestError
 from pipeline.job import Job
 from pipeline.run import prepare
 from pipeline.storage import redact
-from tasks.names import tags_of
+from tasks.names import last_part, tags_of
 
 # A run that comes due while the last one is at work has nothing to do that the next one will not.
 ONE_AT_A_TIME = ConcurrencyLimitConfig(
@@ -35,7 +35,7 @@ def serve_job(job: Job, cron: str, timezone: str, name: str) -> None:
         schedule = Cron(cron, timezone=timezone)
     except ValueError as error:
         raise RequestError(f"--cron '{cron}' --timezone {timezone}: {error}") from error
-    name = name or job.out.rstrip("/").rsplit("/", 1)[-1]
+    name = name or last_part(job.out)
     with prefect_api() as address:
         console.print(
             f"'{cron}' ({timezone}): {redact(job.source)} to {redact(job.out)} in the style "

@@ -100,13 +100,13 @@ def _port(home: Path) -> Iterator[int]:
     free, and one run would use the other's server, and lose it when that run ends.
     """
     home.mkdir(parents=True, exist_ok=True)
-    with (home / "restyle.lock").open("a") as lock, socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            probe.bind(("127.0.0.1", USUAL_PORT))
-        except OSError:
-            probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-        probe.close()
+    with (home / "restyle.lock").open("a") as lock:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                probe.bind(("127.0.0.1", USUAL_PORT))
+            except OSError:
+                probe.bind(("127.0.0.1", 0))
+            port = int(probe.getsockname()[1])
         yield port

@@ -12,12 +12,13 @@ from __future__ import annotations
 import sys
 from datetime import timedelta
 
-from prefect import get_client
 from prefect.automations import Automation
 from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
+
+from infra.automations import put
 
 NAME = "restyle-crashed"
 HEARTBEAT = "prefect.flow-run.heartbeat"
@@ -52,10 +53,7 @@ def automation(silence: float = SILENCE) -> Automation:
 
 def main() -> int:
     """Make the automation, or make it anew."""
-    with get_client(sync_client=True) as client:
-        for old in client.read_automations_by_name(NAME):
-            client.delete_automation(old.id)
-    automation().create()
+    put(automation())
     return 0
 
 

@@ -11,13 +11,13 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from prefect import get_client
 from prefect.automations import Automation
 from prefect.blocks.webhook import Webhook
 from prefect.events.actions import CallWebhook
 from prefect.events.schemas.automations import EventTrigger, Posture
 from pydantic import SecretStr
 
+from infra.automations import put
 from tasks.events import RUN_DEGRADED
 
 NAME = "restyle-degraded"
@@ -31,17 +31,14 @@ def main() -> int:
     """Make the automation."""
     url = sys.argv[1]
     hook: Any = Webhook(method="POST", url=SecretStr(url)).save(NAME, overwrite=True)
-    with get_client(sync_client=True) as client:
-        for old in client.read_automations_by_name(NAME):
-            client.delete_automation(old.id)
-    Automation(
-        name=NAME,
-        description="More than 2 % of a run's images have failed.",
-        trigger=EventTrigger(
-            expect={RUN_DEGRADED}, posture=Posture.Reactive, threshold=1,
-        ),
-        actions=[CallWebhook(block_document_id=hook, payload=TEXT)],
-    ).create()  # fmt: skip
+    put(
+        Automation(
+            name=NAME,
+            description="More than 2 % of a run's images have failed.",
+            trigger=EventTrigger(expect={RUN_DEGRADED}, posture=Posture.Reactive, threshold=1),
+            actions=[CallWebhook(block_document_id=hook, payload=TEXT)],
+        )
+    )
     return 0
 
 

@@ -14,7 +14,6 @@ import queue
 import threading
 from collections.abc import Callable, Iterator
 from functools import cache
-from glob import glob
 from typing import Any
 
 import ray
@@ -25,7 +24,7 @@ from pipeline.job import Job
 from pipeline.results import ShardResult
 from pipeline.spool import ShardRef
 from pipeline.worker import Message
-from pipeline.workers import ENDING, WorkerDied, WorkerPool, cpu_count
+from pipeline.workers import ENDING, WorkerDied, WorkerPool, cpu_count, machine_gpus
 
 # Times that a node does a shard whose worker has died: once more, with care for what was in hand.
 ATTEMPTS = 2
@@ -157,6 +156,6 @@ def _do(pool: WorkerPool, ref: ShardRef, tell: Callable[[Told], None]) -> ShardR
 @cache
 def _pool(job: Job) -> WorkerPool:
     """The worker of this Ray worker, with its share of the node's cores."""
-    gpus = len(glob("/dev/nvidia[0-9]*"))
+    gpus = machine_gpus()
     share = job.gpus_per_worker / gpus if job.device == "cuda" and gpus else 1 / cpu_count()
     return WorkerPool(job, [job.device], threads=max(1, int(cpu_count() * share)))

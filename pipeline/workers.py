@@ -64,6 +64,11 @@ def _gpu_count() -> int:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
+    return machine_gpus()
+
+
+def machine_gpus() -> int:
+    """GPUs of this machine, whoever may use them."""
     return len(glob("/dev/nvidia[0-9]*"))
 
 

@@ -14,14 +14,14 @@ LONGEST = 100
 
 def run_name(job: Job) -> str:
     """The style, the source and where the results go."""
-    return _plain(f"{job.style}: {_last_part(job.source)} to {_last_part(job.out)}")
+    return _plain(f"{job.style}: {last_part(job.source)} to {last_part(job.out)}")
 
 
 def tags_of(job: Job) -> list[str]:
     """By which runs and deployments are found: of a style, of a source, of a folder of results."""
     return [
         _plain(f"style:{job.style}"),
-        _plain(f"source:{_last_part(job.source)}"),
+        _plain(f"source:{last_part(job.source)}"),
         job_tag(job.out),
     ]
 
@@ -38,12 +38,13 @@ def artifact_key(kind: str, out: str) -> str:
 
 def _slug(out: str) -> str:
     """Of a folder: its name in the letters that keys may have, and what tells apart its equals."""
-    name = re.sub(r"[^a-z0-9]+", "-", _last_part(out).lower()).strip("-")
+    name = re.sub(r"[^a-z0-9]+", "-", last_part(out).lower()).strip("-")
     digest = hashlib.sha256(absolute(out).encode()).hexdigest()[:6]
     return f"{name[:40]}-{digest}".lstrip("-")
 
 
-def _last_part(place: str) -> str:
+def last_part(place: str) -> str:
+    """Of a path or URL, what people know it by."""
     return place.rstrip("/").rsplit("/", 1)[-1] or place
 
 

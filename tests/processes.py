@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -44,6 +46,22 @@ def is_running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def kill(processes: Iterable[int]) -> None:
+    """SIGKILL, to all of them that there still are."""
+    for pid in processes:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def memory(what: str = "VmRSS", pid: int | str = "self") -> int:
+    """Memory of a process now, KiB, or with ``VmHWM`` the most that it has had.
+
+    Not that of getrusage(): its peak begins with that of the process that started this one.
+    """
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition(f"{what}:")[2].split()[0])
 
 
 def wait_until(true: Callable[[], object], seconds: float = 180) -> None:

@@ -6,12 +6,14 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 from prefect import get_client
+from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.states import Cancelling, Suspended
 
@@ -77,26 +79,33 @@ def test_a_run_that_gets_a_signal_stops_and_carries_on(long_job: Job, prefect: s
     assert run_job(long_job).done == ROWS
 
 
-@pytest.mark.slow
-def test_a_run_that_is_cancelled_stops_and_carries_on(long_job: Job, prefect: str) -> None:
-    out = Path(long_job.out)
+@contextmanager
+def deployed_run(job: Job, prefect: str) -> Iterator[tuple[SyncPrefectClient, UUID, int]]:
+    """A deployment's run that has done a shard, and the process that serves the deployment."""
     server = start([sys.executable, "-c", SERVE], prefect)
     try:
         with get_client(sync_client=True) as client:
             wait_until(lambda: [d for d in client.read_deployments() if d.name == "stopped"])
             deployment = client.read_deployment_by_name("stylize/stopped")
-            parameters = {"job": long_job.model_dump(mode="json")}
+            parameters = {"job": job.model_dump(mode="json")}
             run = client.create_flow_run_from_deployment(deployment.id, parameters=parameters)
-            wait_until(lambda: committed(out) >= 1, seconds=120)
-            # But for what the server has for itself.
-            everyone = [pid for pid in family(server.pid)[1:] if "tracker" not in command_of(pid)]
-            client.set_flow_run_state(run.id, Cancelling(message="from the page"), force=True)
-            wait_until(lambda: client.read_flow_run(run.id).state_name == "Cancelled")
-        wait_until_ended(everyone)
-        assert not (out / ".restyle-claim").exists()
+            wait_until(lambda: committed(Path(job.out)) >= 1, seconds=120)
+            yield client, run.id, server.pid
     finally:
         server.kill()
         server.communicate()
+
+
+@pytest.mark.slow
+def test_a_run_that_is_cancelled_stops_and_carries_on(long_job: Job, prefect: str) -> None:
+    out = Path(long_job.out)
+    with deployed_run(long_job, prefect) as (client, run, server):
+        # But for what the server has for itself.
+        everyone = [pid for pid in family(server)[1:] if "tracker" not in command_of(pid)]
+        client.set_flow_run_state(run, Cancelling(message="from the page"), force=True)
+        wait_until(lambda: client.read_flow_run(run).state_name == "Cancelled")
+        wait_until_ended(everyone)
+        assert not (out / ".restyle-claim").exists()
     assert committed(out) < ROWS / 5
     assert run_job(long_job).done == ROWS
 
@@ -104,27 +113,17 @@ def test_a_run_that_is_cancelled_stops_and_carries_on(long_job: Job, prefect: st
 @pytest.mark.extra
 def test_a_run_that_is_suspended_stops_until_it_is_resumed(long_job: Job, prefect: str) -> None:
     out = Path(long_job.out)
-    server = start([sys.executable, "-c", SERVE], prefect)
-    try:
-        with get_client(sync_client=True) as client:
-            wait_until(lambda: [d for d in client.read_deployments() if d.name == "stopped"])
-            deployment = client.read_deployment_by_name("stylize/stopped")
-            parameters = {"job": long_job.model_dump(mode="json")}
-            run = client.create_flow_run_from_deployment(deployment.id, parameters=parameters)
-            wait_until(lambda: committed(out) >= 1, seconds=120)
-            client.set_flow_run_state(run.id, Suspended(timeout_seconds=3600))
-            wait_until(lambda: not (out / ".restyle-claim").exists(), seconds=30)
-            assert client.read_flow_run(run.id).state_name == "Suspended"
-            before = committed(out)
-            assert before < ROWS / 5
-            client.resume_flow_run(run.id)
-            wait_until(lambda: client.read_flow_run(run.id).state_name == "Completed", seconds=180)
-            state = client.read_flow_run(run.id).state
-            assert state is not None
-            assert "in this run" in str(state.message)
-    finally:
-        server.kill()
-        server.communicate()
+    with deployed_run(long_job, prefect) as (client, run, _):
+        client.set_flow_run_state(run, Suspended(timeout_seconds=3600))
+        wait_until(lambda: not (out / ".restyle-claim").exists(), seconds=30)
+        assert client.read_flow_run(run).state_name == "Suspended"
+        before = committed(out)
+        assert before < ROWS / 5
+        client.resume_flow_run(run)
+        wait_until(lambda: client.read_flow_run(run).state_name == "Completed")
+        state = client.read_flow_run(run).state
+        assert state is not None
+        assert "in this run" in str(state.message)
     table = ledger_of(out)
     assert table.column("status").to_pylist() == ["done"] * ROWS
     assert len(set(table.column("shard").to_pylist())) > before

@@ -25,7 +25,7 @@ from tests.conftest import jpeg
 from tests.infra.postgres import PROGRAMS, postgres
 from tests.infra.test_deployments import ROOT, prefect_says
 from tests.pipeline.runs import ledger_of
-from tests.processes import family, wait_until
+from tests.processes import family, kill, wait_until
 
 SECONDS = 15  # between two nights
 
@@ -68,8 +68,7 @@ def test_a_scheduled_job_from_bucket_to_bucket(
                 everyone = family(worker.pid)
                 worker.terminate()
                 worker.wait(60)
-                for pid in everyone[1:]:
-                    subprocess.run(["kill", "-9", str(pid)], check=False, capture_output=True)
+                kill(everyone[1:])
     assert first.auto_scheduled
     assert first.state is not None
     assert (first.state_name, first.state.message) == ("Completed", "6 of 6 stylized")

@@ -358,16 +358,13 @@ def test_a_result_is_named_after_its_id_and_format(
 
 
 MEASURE = """
-import re, sys
-from pathlib import Path
+import sys
 from tests.pipeline.test_plan import plan_figures
+from tests.processes import memory
 
-def peak():
-    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
-
-before = peak()
+before = memory("VmHWM")
 figures = plan_figures(sys.argv[1])
-print(figures.rows, figures.shards, round(peak() - before))
+print(figures.rows, figures.shards, round((memory("VmHWM") - before) / 1024))
 """
 
 

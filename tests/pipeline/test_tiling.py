@@ -130,16 +130,11 @@ def test_activations_may_lie_in_files(
 PEAK = """
 import sys
 import numpy as np, torch
-from pathlib import Path
 from pipeline.styles.mix import Mix
 from pipeline.styles.pack import find_pack
 from pipeline.stylizer import Stylizer
 import pipeline.stylizer
-
-# Not getrusage(): its peak begins with that of the process that started this one.
-def peak():
-    status = Path("/proc/self/status").read_text()
-    return int(status.partition("VmHWM:")[2].split()[0])
+from tests.processes import memory
 
 torch.set_num_threads(1)
 pack = find_pack("")
@@ -148,9 +143,9 @@ if sys.argv[2] == "whole":
     pipeline.stylizer.IN_ONE_PIECE["cpu"] = 10**9
 photos = np.load(sys.argv[1])[None]
 stylizer(photos[:, :64, :64], [Mix({pack.names[0]: 1.0})], [1.0])
-before = peak()
+before = memory("VmHWM")
 np.save(sys.argv[3], stylizer(photos, [Mix({pack.names[0]: 1.0})], [1.0])[0])
-print(peak() - before)
+print(memory("VmHWM") - before)
 """
 
 
@@ -163,7 +158,7 @@ def test_a_large_image_looks_the_same_and_takes_less_memory(tmp_path: Path) -> N
         command = [sys.executable, "-c", PEAK, str(tmp_path / "photo.npy"), way]
         done = subprocess.run(
             [*command, str(tmp_path / f"{way}.npy")], capture_output=True, text=True, check=True,
-            env=os.environ | WORKER_ENVIRONMENT,
+            env=os.environ | WORKER_ENVIRONMENT, cwd=Path(__file__).parents[2],
         )  # fmt: skip
         peaks[way] = int(done.stdout)
         results[way] = np.load(tmp_path / f"{way}.npy").astype(int)

@@ -18,7 +18,6 @@ import json
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -38,7 +37,7 @@ from pipeline.verify import verify
 from tests.conftest import write_pack, write_photos
 from tests.pipeline.runs import TIMES, ledger_of
 from tests.pipeline.servers import s3_bucket
-from tests.processes import RESTYLE, command_of, family, is_running, workers_of
+from tests.processes import RESTYLE, command_of, family, is_running, kill, workers_of
 
 ROWS, SHARD = 160, 4
 # What is killed; of what does not end the run there is more, as a run takes long to start.
@@ -283,13 +282,6 @@ class Chaos:
         """Keep it, and say it at once."""
         print(text, file=sys.stderr, flush=True)
         self.figures.problems.append(text)
-
-
-def kill(processes: list[int]) -> None:
-    """SIGKILL, to all of them that there still are."""
-    for pid in processes:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
 
 
 def main() -> int:

@@ -20,6 +20,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageCms, PngImagePlugin
 
+from tests.processes import memory
+
 SIDE = 96
 
 
@@ -334,8 +336,7 @@ def measured(data: bytes) -> tuple[str, float, float]:
 
 def peak() -> float:
     """The most memory that this process has had, megabytes."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+    return memory("VmHWM") / 1024
 
 
 def main() -> None:

@@ -11,16 +11,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tests.processes import memory
+
 # Rows of a manifest that are made at a time.
 CHUNK = 100_000
 
 
 def megabytes(what: str = "VmRSS", pid: int | str = "self") -> float:
     """Memory of a process now, or with ``VmHWM`` the most that it has had."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith(f"{what}:"):
-            return round(int(line.split()[1]) / 1000, 1)
-    raise ValueError(f"no {what} of process {pid}")
+    return round(memory(what, pid) / 1000, 1)
 
 
 def measured(call: Callable[[], object]) -> dict[str, float]:

@@ -215,19 +215,17 @@ def plots(found: dict[str, Any]) -> dict[str, str]:
 
 def _plan(one: dict[str, Any]) -> str:
     what = "and written down" if one["spool"] else ""
-    return (
-        f"| {one['rows']:,} | {one['shard_size']:,} | {what} | {one['seconds']:,.1f} | "
-        f"{one['core_seconds']:,.1f} | {one['megabytes']:,.0f} MB |"
-    )
+    return f"| {one['rows']:,} | {one['shard_size']:,} | {what} | {_took(one)} |"
 
 
 def _way(name: str, one: dict[str, float]) -> str:
     told = {"plan": "`restyle plan`", "status": "`restyle status`", "report": "`restyle report`",
             "list": "names of the parts", "verify": "parts"}[name]  # fmt: skip
-    return (
-        f"| {told} | {one['seconds']:,.1f} | {one['core_seconds']:,.1f} | "
-        f"{one['megabytes']:,.0f} MB |"
-    )
+    return f"| {told} | {_took(one)} |"
+
+
+def _took(one: dict[str, float]) -> str:
+    return f"{one['seconds']:,.1f} | {one['core_seconds']:,.1f} | {one['megabytes']:,.0f} MB"
 
 
 def _shards(runs: list[dict[str, Any]]) -> str:
@@ -253,7 +251,7 @@ def _shards(runs: list[dict[str, Any]]) -> str:
 
 def _asked(run: dict[str, Any]) -> str:
     asked = [(name, count) for name, count in run["requests_per_shard"].items() if count >= 0.5]
-    rest = sum(count for _, count in run["requests_per_shard"].items() if count < 0.5)
+    rest = sum(count for count in run["requests_per_shard"].values() if count < 0.5)
     return ", ".join(f"{count:.1f} `{name}`" for name, count in asked) + f"; {rest:.2f} of all else"
 
 

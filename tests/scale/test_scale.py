@@ -18,8 +18,7 @@ from tests.scale.simulation import S3_PUT, Costs, simulate
 COSTS = Costs(
     row=1e-6, shard=1e-4, row_memory=100.0, shard_memory=300.0, known_row=3e-6,
     known_memory=50.0, part=1e-3, ledger_row=100.0, flow=0.02, server=0.08, server_seconds=0.1,
-    flow_memory=5000.0, events=4.0,
-    requests=0.3, gets=(1.0, 3.0), puts=(1.0, 1.0),
+    flow_memory=5000.0, events=4.0, gets=(1.0, 3.0), puts=(1.0, 1.0),
 )  # fmt: skip
 
 
