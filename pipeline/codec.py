@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, PngImagePlugin, UnidentifiedImageError
 
 from pipeline.errors import RowError
+from pipeline.room import room
 
 Pixels = NDArray[np.uint8]
 
@@ -20,6 +21,9 @@ Pixels = NDArray[np.uint8]
 # before the image's size can be looked at (ICO).
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "TIFF", "BMP", "DIB", "JPEG2000", "PPM",
            "TGA", "PCX")  # fmt: skip
+
+# Rows that are taken out of an image of Pillow's at a time.
+BAND = 1024
 
 EXIF_ORIENTATION = 0x0112
 # What undoes each orientation, Exif 2.32, 4.6.4 A.
@@ -83,6 +87,8 @@ def decode(data: bytes, size: tuple[int, int] | None, max_pixels: int) -> Photo:
         )
     try:
         return _decode(image, size)
+    except RowError:
+        raise
     except MemoryError as error:
         raise RowError("resource", f"no memory for {image.width}x{image.height}") from error
     except Exception as error:
@@ -107,7 +113,18 @@ def _decode(image: Image.Image, size: tuple[int, int] | None) -> Photo:
         image = image.resize(size, Image.Resampling.BICUBIC, box=box, reducing_gap=2.0)
     if orientation in UPRIGHT:
         image = image.transpose(UPRIGHT[orientation])
-    return Photo(np.array(image), file_format, width, height)
+    return Photo(_pixels(image), file_format, width, height)
+
+
+def _pixels(image: Image.Image) -> Pixels:
+    """The pixels of an RGB image; a tall one in bands, as Pillow makes a copy on the way."""
+    if image.height <= BAND:
+        return np.array(image)
+    pixels = room((image.height, image.width, 3))
+    for top in range(0, image.height, BAND):
+        bottom = min(top + BAND, image.height)
+        pixels[top:bottom] = np.asarray(image.crop((0, top, image.width, bottom)))
+    return pixels
 
 
 def _orientation(image: Image.Image) -> int:
@@ -146,7 +163,8 @@ def to_srgb(image: Image.Image) -> Image.Image:
         return ImageCms.applyTransform(image, _lab_to_srgb()) or image
     transform = _to_srgb_transform(profile, image.mode) if profile else None
     if transform is not None:
-        return ImageCms.applyTransform(image, transform) or image
+        # In place where that is possible: a large image need not be in memory twice.
+        return ImageCms.applyTransform(image, transform, inPlace=image.mode == "RGB") or image
     return image.convert("RGB")
 
 

@@ -22,6 +22,7 @@ import numpy as np
 # Rows that can be seen at once; more than any batch has.
 SLOTS = 1024
 SLOT = np.dtype([("row", "<i8"), ("until", "<f8")])  # row 0: free; so they count from 1
+BEATS = np.dtype("<i8")
 
 # Deaths of workers that had a row in hand and no other.
 STRIKES = 2
@@ -37,11 +38,12 @@ class Board:
     def __init__(self, descriptor: int | None = None) -> None:
         if descriptor is None:
             with tempfile.TemporaryFile() as file:
-                file.truncate(SLOTS * SLOT.itemsize)
+                file.truncate(SLOTS * SLOT.itemsize + BEATS.itemsize)
                 descriptor = os.dup(file.fileno())
         self.descriptor = descriptor
-        self._memory = mmap.mmap(descriptor, SLOTS * SLOT.itemsize)
-        self._slots = np.frombuffer(self._memory, SLOT)
+        self._memory = mmap.mmap(descriptor, SLOTS * SLOT.itemsize + BEATS.itemsize)
+        self._slots = np.frombuffer(self._memory, SLOT, SLOTS)
+        self._beats = np.frombuffer(self._memory, BEATS, 1, SLOTS * SLOT.itemsize)
         self._free = list(range(SLOTS))
         self._lock = threading.Lock()
 
@@ -67,6 +69,14 @@ class Board:
         """Whether one of them has been in hand for too long."""
         late = (self._slots["row"] > 0) & (self._slots["until"] < time.monotonic())
         return bool(late.any())
+
+    def beat(self) -> None:
+        """Say that there is progress, where it takes long until a row is finished."""
+        self._beats[0] += 1
+
+    def beats(self) -> int:
+        """A number that changes as long as there is progress."""
+        return int(self._beats[0])
 
     def close(self) -> None:
         """Give the descriptor back; what the board says stays readable."""

@@ -73,12 +73,14 @@ class ShardWorker:
         self.storage = storage
         self._ledger = Ledger(storage, job.out)
         self._images = join(job.out, "images")
-        self._stylizer = Stylizer(pack, job.device, job.precision, job.preserve_colour, threads)
+        self._board = board or Board()
+        self._stylizer = Stylizer(
+            pack, job.device, job.precision, job.preserve_colour, threads, self._board.beat
+        )
         self._mixes = cache(lambda style: parse_style(style, pack.names))
         self._model_digest = pack.digest
         self._job_digest = job.digest(pack.digest)
         self._threads = threads
-        self._board = board or Board()
         self._begun: dict[str, Queue[Any, Any]] = {}
 
     def queues(self) -> dict[str, int]:
@@ -259,7 +261,7 @@ class ShardWorker:
         good = [item for item in batch if item.pixels is not None]
         if not good:
             return batch
-        photos = np.stack([item.pixels for item in good if item.pixels is not None])
+        photos = _together([item.pixels for item in good if item.pixels is not None])
         mixes, strengths = [item.mix for item in good], [item.strength for item in good]
         try:
             with self._board.holding([item.index for item in good]):
@@ -319,6 +321,11 @@ class ShardWorker:
             "shard": key,
             "finished_at": now(),
         }
+
+
+def _together(photos: list[Pixels]) -> Pixels:
+    """A batch of photos of one size; one of its own, which may be large, is not copied."""
+    return np.stack(photos) if len(photos) > 1 else photos[0][None]
 
 
 def _unless_failed(stage: str, call: Callable[[Item], None], item: Item) -> Item:

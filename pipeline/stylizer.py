@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 import threading
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -17,6 +15,7 @@ from pipeline.colour import with_colour_of
 from pipeline.errors import RequestError, RowError
 from pipeline.networks.fast import FastTransformNet
 from pipeline.networks.norm import WHITE
+from pipeline.room import room
 from pipeline.styles.mix import Mix
 from pipeline.styles.pack import Pack
 from pipeline.tiling import StripNetwork
@@ -67,6 +66,7 @@ class Stylizer:
         pack: the style pack.
         device, precision, preserve_colour: as in Settings.
         threads: for the strips of an image that is not done in one piece.
+        on_strip: is called whenever such a strip is done, from several threads.
     """
 
     def __init__(
@@ -76,12 +76,13 @@ class Stylizer:
         precision: str = "auto",
         preserve_colour: bool = False,
         threads: int = 1,
+        on_strip: Callable[[], None] = lambda: None,
     ) -> None:
         self.device = pick_device(device)
         self.dtype = pick_dtype(precision, self.device)
         self._preserve_colour = preserve_colour
         self._names = pack.names
-        self._strip_threads = threads
+        self._strip_threads, self._on_strip = threads, on_strip
         self._one_in_strips = threading.Lock()
         self._network = pack.load().to(self.device).to(memory_format=torch.channels_last)
         for module in self._network.modules():
@@ -153,9 +154,9 @@ class Stylizer:
         """Stylize one image, (H, W, 3) uint8, that is too large to be done in one piece."""
         style = (self._weights([mix]) @ network.styles.detach())[0]
         # One at a time: the memory is for one.
-        with self._one_in_strips, tempfile.TemporaryDirectory(prefix="restyle-") as scratch:
+        with self._one_in_strips:
             try:
-                result = np.empty_like(photo)
+                result = room(photo.shape)
 
                 def finish(styled: Tensor, rows: tuple[int, int]) -> None:
                     part = slice(*rows)
@@ -163,7 +164,7 @@ class Stylizer:
                     given = given.permute(0, 3, 1, 2)
                     result[part] = self._finished(given, styled, [strength])[0]
 
-                strips = StripNetwork(network, style, photo, self._strip_threads, Path(scratch))
+                strips = StripNetwork(network, style, photo, self._strip_threads, self._on_strip)
                 strips.run(finish)
             except (RuntimeError, MemoryError) as error:
                 if isinstance(error, RuntimeError) and not _is_out_of_memory(error):

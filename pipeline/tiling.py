@@ -5,14 +5,14 @@ own leave seams. Here every layer is done for the whole image before the next be
 add up to the exact statistics, and a strip needs of its neighbours only the rows under the edge of
 one kernel. Activations are kept at a quarter of the resolution alone; those at half of it are made
 twice, which costs little and saves most of the memory. The result is that of the image in one
-piece.
+piece; where activations lie in files it is so but for their rounding to 16 bits, which halves what
+is written and read.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline import room
 from pipeline.codec import Pixels
 from pipeline.networks.fast import FastTransformNet, StyledConv
 from pipeline.networks.norm import EPS, WHITE
@@ -28,15 +29,14 @@ from pipeline.networks.norm import EPS, WHITE
 # Pixels of the image in a strip: enough to be busy with, few enough for the caches.
 STRIP_PIXELS = 512 * 1024
 
-# Activations of more bytes than this are kept in a file.
-IN_MEMORY = 1 << 30
-
 Span = tuple[int, int]
 Index = NDArray[np.int64]
 T = TypeVar("T")
 
-# Of the values of a strip: their sum and that of their squares, (C,) float64, and their number.
-Sums = tuple[Tensor, Tensor, int]
+# Of the values of a strip: the sum of each channel, that of their squares, and their number.
+# Not tensors: small ones that stay, between large ones that go, leave holes in the heap, which
+# came to 5 GB with an image of 900 megapixels.
+Sums = tuple[list[float], list[float], int]
 
 
 class StripNetwork:
@@ -49,7 +49,7 @@ class StripNetwork:
         network: on its device, in its precision. style: (row length,), float32.
         photo: (H, W, 3) uint8, H and W at least 32.
         threads: strips to do at once.
-        scratch: folder for activations that are too many for memory.
+        on_strip: is called whenever a strip is done, from several threads.
     """
 
     def __init__(
@@ -58,10 +58,10 @@ class StripNetwork:
         style: Tensor,
         photo: Pixels,
         threads: int,
-        scratch: Path,
+        on_strip: Callable[[], None],
     ) -> None:
         self._network, self._style, self._photo = network, style, photo
-        self._threads, self._scratch = threads, scratch
+        self._threads, self._on_strip = threads, on_strip
         self._dtype = network.out.weight.dtype
         rows, columns = photo.shape[:2]
         self._height, self._width = (
@@ -85,7 +85,7 @@ class StripNetwork:
         """
         half, quarter = self._height // 2, self._height // 4
         self._down1.learn(self._each(half, lambda span: _sums(self._enter(span))))
-        x, a, b = (self._plane(name) for name in ("x", "a", "b"))
+        x, a, b = (self._plane() for _ in range(3))
 
         def fill(plane: Tensor, layer: _Layer, rows: Callable[[Span], Tensor]) -> None:
             """A layer's result for all rows, and its statistics."""
@@ -98,8 +98,7 @@ class StripNetwork:
             layer.learn(self._each(quarter, do))
 
         def rectify(span: Span) -> None:
-            rows = slice(*span)
-            x[:, :, rows] = self._down2.rectified(x[:, :, rows])
+            x[:, :, slice(*span)] = self._down2.rectified(self._rows_of(x, span))
 
         fill(x, self._down2, self._halve)
         self._each(quarter, rectify)
@@ -107,8 +106,7 @@ class StripNetwork:
             first, second = (_Layer(conv, self._style) for conv in block)
 
             def add(span: Span, layer: _Layer = second) -> None:
-                rows = slice(*span)
-                x[:, :, rows] += layer.normalized(b[:, :, rows])
+                x[:, :, slice(*span)] += layer.normalized(self._rows_of(b, span))
 
             def between(span: Span, layer: _Layer = first) -> Tensor:
                 return layer.rectified(self._around(a, span))
@@ -124,19 +122,28 @@ class StripNetwork:
         per_row = self._width * self._height // rows
         height = max(4, STRIP_PIXELS // per_row)
         spans = [(start, min(start + height, rows)) for start in range(0, rows, height)]
-        with ThreadPoolExecutor(self._threads) as pool:
-            return list(pool.map(torch.inference_mode()(do), spans))
 
-    def _plane(self, name: str) -> Tensor:
+        def one(span: Span) -> T:
+            result = do(span)
+            self._on_strip()
+            return result
+
+        with ThreadPoolExecutor(self._threads) as pool:
+            return list(pool.map(torch.inference_mode()(one), spans))
+
+    def _plane(self) -> Tensor:
         """Room for activations at a quarter of the resolution."""
         shape = (1, self._height // 4, self._width // 4, self._network.config["quarter"])
-        size = int(np.prod(shape))
-        if self._style.device.type != "cpu" or size * self._dtype.itemsize <= IN_MEMORY:
+        if self._style.device.type != "cpu" or room.fits(shape, self._dtype.itemsize):
             plane = torch.empty(shape, dtype=self._dtype, device=self._style.device)
         else:
-            file = str(self._scratch / name)
-            plane = torch.from_file(file, shared=True, size=size, dtype=self._dtype).view(shape)
+            dtype = torch.float16 if self._dtype == torch.float32 else self._dtype
+            # numpy has no bfloat16.
+            plane = torch.from_numpy(room.room(shape, np.int16)).view(dtype)
         return plane.permute(0, 3, 1, 2)
+
+    def _rows_of(self, plane: Tensor, span: Span) -> Tensor:
+        return plane[:, :, slice(*span)].to(self._dtype)
 
     def _enter(self, span: Span) -> Tensor:
         """Rows of the first layer's result, at half the resolution."""
@@ -154,13 +161,13 @@ class StripNetwork:
     def _around(self, plane: Tensor, span: Span) -> Tensor:
         """Rows of a plane, and the one above and the one below."""
         start, stop = span
-        return _taken(self._quarter_rows[start : stop + 2], lambda rows: plane[:, :, slice(*rows)])
+        return _taken(self._quarter_rows[start : stop + 2], lambda rows: self._rows_of(plane, rows))
 
     def _raise(self, plane: Tensor, span: Span) -> Tensor:
         """Rows of the last styled layer's result, at half the resolution."""
         start, stop = span
         wanted = self._half_rows[start : stop + 2] // 2
-        rows = _taken(wanted, lambda rows: plane[:, :, slice(*rows)])
+        rows = _taken(wanted, lambda rows: self._rows_of(plane, rows))
         return self._up(rows.repeat_interleave(2, dim=3))
 
     def _leave(self, plane: Tensor, span: Span) -> tuple[Tensor, Span]:
@@ -194,7 +201,10 @@ class _Layer:
         """Take in the statistics of the whole result."""
         totals, squares, counts = zip(*strips, strict=True)
         count = sum(counts)
-        mean, square = (torch.stack(part).sum(0) / count for part in (totals, squares))
+        mean, square = (
+            torch.tensor(part, dtype=torch.float64, device=self._scale.device).sum(0) / count
+            for part in (totals, squares)
+        )
         slope = self._scale * (square - mean.square() + EPS).rsqrt()
         self._slope, self._offset = (
             values.float()[None, :, None, None] for values in (slope, self._shift - mean * slope)
@@ -212,7 +222,7 @@ class _Layer:
 def _sums(x: Tensor) -> Sums:
     x = x.float()
     total, squares = x.sum((0, 2, 3)), x.square().sum((0, 2, 3))
-    return total.double(), squares.double(), x[0, 0].numel()
+    return total.tolist(), squares.tolist(), x[0, 0].numel()
 
 
 def _reflected(index: Index, before: int, after: int) -> Index:

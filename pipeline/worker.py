@@ -9,7 +9,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
@@ -81,6 +81,8 @@ def serve(pipe: int, board: int) -> None:
     line = _Line(connection)
     logging.getLogger().addHandler(line)
     log.setLevel(logging.INFO)
+    with suppress(Exception):  # that takes seconds; what is wrong with it is told with a shard
+        import pipeline.shard  # noqa: F401
     job, threads = connection.recv()
     worker: ShardWorker | None = None
     while True:

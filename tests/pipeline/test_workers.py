@@ -17,7 +17,7 @@ from pipeline.job import Job
 from pipeline.results import ShardResult
 from pipeline.spool import ShardRef
 from pipeline.worker import Message, Progress
-from pipeline.workers import WorkerPool, cpu_count, devices_for
+from pipeline.workers import WorkerPool, cpu_count, devices_for, worker_ahead
 from tests.conftest import open_image, write_photos
 from tests.pipeline.runs import ledger_of, plan_job
 from tests.processes import is_running, wait_until, workers_of
@@ -141,6 +141,26 @@ def test_closing_ends_the_workers_for_good(planned: Planned) -> None:
     assert not is_running(started[0])
     with pytest.raises(ShardLost, match="the run is ending"):
         pool.run(planned[1][4], ignore)
+
+
+def test_a_worker_started_ahead_is_the_first_of_a_pool(planned: Planned) -> None:
+    before = workers_of(os.getpid())
+    with worker_ahead():
+        ahead = workers_of(os.getpid()) - before
+        pool = WorkerPool(planned[0], ["cpu"])
+        try:
+            assert pool.run(planned[1][1], ignore).done == 4
+            assert workers_of(os.getpid()) - before == ahead
+        finally:
+            pool.close()
+    assert len(ahead) == 1
+
+
+def test_a_worker_started_ahead_that_nobody_needed_is_ended() -> None:
+    before = workers_of(os.getpid())
+    with worker_ahead():
+        (ahead,) = workers_of(os.getpid()) - before
+    assert not is_running(ahead)
 
 
 PARENT = """
