@@ -52,6 +52,8 @@ def prefect_api() -> Iterator[str]:
                 "DO_NOT_TRACK": "1",
             },
         )  # fmt: skip
+        import flows.stylize  # noqa: F401 -- takes seconds, too, and who wants an API wants it next
+
         try:
             _wait(child, f"{address}/api/health", log)
             with temporary_settings({PREFECT_API_URL: f"{address}/api"}):

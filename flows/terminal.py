@@ -8,7 +8,7 @@ import signal
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,11 +54,14 @@ def run_flow(job: Job) -> Summary:
     # The terminal shows a bar instead; in the UI all is there.
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     from flows.server import prefect_api
-    from flows.stylize import stylize
-    from tasks.progress import watcher
+    from pipeline.workers import worker_ahead
 
     starting = console.status("starting Prefect")
-    with _signals() as insist, starting, prefect_api() as address:
+    ahead = worker_ahead() if job.runner == "local" else nullcontext()
+    with _signals() as insist, starting, ahead, prefect_api() as address:
+        from flows.stylize import stylize
+        from tasks.progress import watcher
+
         starting.stop()
         console.print(f"watch it at [link={address}/runs]{address}/runs[/link]")
         with _progress_bar(job.style) as show:
