@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import html
 import io
+import os
+import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from urllib.parse import quote
 from uuid import UUID
 
 from PIL import Image
 from prefect.artifacts import (
     create_markdown_artifact,
     create_progress_artifact,
-    create_table_artifact,
     update_progress_artifact,
 )
 
 from pipeline.report import contact_sheet, data_uri
-from pipeline.results import ShardResult, Summary
+from pipeline.results import Failure, ShardResult, Summary
 from pipeline.run import Request
 from pipeline.storage import redact
 from pipeline.text import plural, size, span
+from pipeline.web import WEB_SCHEMES
 from tasks.history import runs_before
 from tasks.names import artifact_key
 
@@ -70,7 +73,7 @@ def publish_preview(sheet: Image.Image, text: str) -> None:
 
 
 def publish_summary(request: Request, summary: Summary) -> None:
-    """A page about the run with a small contact sheet, and a table of what failed."""
+    """A page about the run with a small contact sheet, and one of what failed."""
     create_markdown_artifact(
         _summary_page(request, summary),
         key=artifact_key("summary", summary.out),
@@ -78,15 +81,40 @@ def publish_summary(request: Request, summary: Summary) -> None:
     )
     if summary.failures:
         shown = summary.failures[:FAILURES_SHOWN]
-        create_table_artifact(
-            [
-                {"image": f.id, "why": f.message, "stage": f.stage, "kind": f.error_class,
-                 "source": f.source_uri}
-                for f in shown
-            ],
+        create_markdown_artifact(
+            failures_table(shown, request.job.options),
             key=artifact_key("failures", summary.out),
             description=f"{len(shown)} of {plural(summary.new_failed, 'failure')} of this run",
-        )  # fmt: skip
+        )
+
+
+def failures_table(failures: Iterable[Failure], options: Mapping[str, str]) -> str:
+    """What failed and why, as markdown, with links to the sources that a browser can show.
+
+    Args:
+        options: of the job's storage, as Settings.options.
+    """
+    lines = [_row(["image", "why", "stage", "kind", "source"]), "|---|---|---|---|---|"]
+    for f in failures:
+        source, page = _cell(f.source_uri), page_of(f.source_uri, options)
+        lines += [_row([_cell(f.id), _cell(f.message), f.stage, f.error_class,
+                        f"[{source}]({page})" if page else source])]  # fmt: skip
+    return "\n".join(lines)
+
+
+def page_of(uri: str, options: Mapping[str, str]) -> str:
+    """Where a browser shows an image, if anywhere: an object of S3 in Amazon's console, or at its
+    endpoint; no file of this machine, which a page from elsewhere must not open."""
+    scheme, _, path = uri.partition("://")
+    if scheme in WEB_SCHEMES:
+        return quote(uri, safe="/:%?&=")
+    if scheme not in ("s3", "s3a"):
+        return ""
+    bucket, _, key = path.partition("/")
+    endpoint = options.get("endpoint_url") or os.environ.get("AWS_ENDPOINT_URL")
+    if endpoint:
+        return f"{redact(endpoint).rstrip('/')}/{bucket}/{quote(key)}"
+    return f"https://console.aws.amazon.com/s3/object/{bucket}?prefix={quote(key, safe='')}"
 
 
 def _summary_page(request: Request, summary: Summary) -> str:
@@ -136,4 +164,4 @@ def _row(cells: Iterable[str]) -> str:
 
 def _cell(text: str) -> str:
     """Text that stays in its cell of a markdown table and is nothing but text."""
-    return html.escape(text, quote=False).replace("|", "\\|").replace("`", "'")
+    return re.sub(r"([|\[\]*_~\\])", r"\\\1", html.escape(text, quote=False)).replace("`", "'")
