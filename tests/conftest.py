@@ -19,6 +19,13 @@ from tests.pipeline import servers
 BUCKET = "photos"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that share a Prefect server are for one process: a server costs 15 s."""
+    for item in items:
+        for server in {"prefect", "whole_prefect"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.xdist_group(server))
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Nothing of the user's is read, and nothing is left behind."""

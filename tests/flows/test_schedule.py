@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -94,9 +93,6 @@ def test_a_schedule_does_what_is_new(job: Job, served: DeploymentResponse) -> No
     after = {path.name: path.stat().st_mtime_ns for path in images.iterdir()}
     assert len(after) == 10
     assert {name: after[name] for name in before} == before
-    start = time.monotonic()
-    assert run_of(served.id) == "Completed"
-    assert time.monotonic() - start < 60
 
 
 @pytest.mark.parametrize(

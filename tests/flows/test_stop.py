@@ -1,4 +1,4 @@
-"""Runs that are told to stop: by a signal, by *Cancel* in Prefect's pages."""
+"""Runs that are told to stop, by a signal or in Prefect's pages, and runs that are killed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from prefect.states import Cancelling, Suspended
 from pipeline.job import Job
 from tests.conftest import write_photos
 from tests.pipeline.runs import committed, ledger_of, run_job
-from tests.processes import RESTYLE, command_of, family, is_running, wait_until
+from tests.processes import RESTYLE, command_of, family, is_running, wait_until, workers_of
 
 ROWS = 120
 
@@ -55,28 +55,61 @@ def wait_until_ended(everyone: Iterable[int], seconds: float = 10) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_that_gets_a_signal_stops_and_carries_on(long_job: Job, prefect: str) -> None:
+def test_nothing_is_lost_when_workers_and_runs_are_killed(long_job: Job, prefect: str) -> None:
     out = Path(long_job.out)
     command = [
         *RESTYLE, "run", long_job.source, "--out", long_job.out, "--style", "red",
         "--pack", long_job.pack, "--shard-size", "5", "--workers", "2", "--format", "png",
         "--device", "cpu",
     ]  # fmt: skip
-    run = start(command, prefect)
-    wait_until(lambda: committed(out) >= 1)
+
+    def begin() -> subprocess.Popen[str]:
+        """A run that has done something, not all."""
+        before = committed(out)
+        run = start(command, prefect)
+        wait_until(lambda: committed(out) > before)
+        return run
+
+    def stopped(run: subprocess.Popen[str], everyone: Iterable[int]) -> None:
+        said = run.communicate(timeout=60)[0]
+        assert run.returncode == 130, said
+        assert "the same command carries on" in said
+        wait_until_ended(everyone)
+        assert not (out / ".restyle-claim").exists()
+        assert not (out / "_SUCCESS").exists()
+        with get_client(sync_client=True) as client:
+            (last,) = client.read_flow_runs(limit=1, sort=FlowRunSort.START_TIME_DESC)
+            assert last.state_name == "Cancelled"
+
+    run = begin()
     everyone = family(run.pid)
-    os.kill(run.pid, signal.SIGTERM)
-    said = run.communicate(timeout=60)[0]
-    assert run.returncode == 130, said
-    assert "the same command carries on" in said
+    os.killpg(run.pid, signal.SIGINT)  # Ctrl-C
+    stopped(run, everyone)
+    assert committed(out) < ROWS / 5
+
+    run = begin()
+    everyone = family(run.pid)
+    run.terminate()
+    stopped(run, everyone)
+    assert committed(out) < ROWS / 5
+
+    run = begin()
+    everyone = family(run.pid)
+    run.kill()
+    run.communicate(timeout=60)
     wait_until_ended(everyone)
-    assert not (out / ".restyle-claim").exists()
-    with get_client(sync_client=True) as client:
-        (last,) = client.read_flow_runs(limit=1, sort=FlowRunSort.START_TIME_DESC)
-        assert last.state_name == "Cancelled"
-    before = committed(out)
-    assert before < ROWS / 5
-    assert run_job(long_job).done == ROWS
+
+    run = begin()
+    os.kill(min(workers_of(run.pid)), signal.SIGKILL)
+    said = run.communicate(timeout=120)[0]
+    assert run.returncode == 0, said
+    assert f"{ROWS} of {ROWS} stylized" in said
+    assert "images/s" in said
+    table = ledger_of(out)
+    assert table.column("id").to_pylist() == [f"{number:03d}.jpg" for number in range(ROWS)]
+    assert table.column("status").to_pylist() == ["done"] * ROWS
+    assert len(list((out / "images").iterdir())) == ROWS
+    assert (out / "_SUCCESS").exists()
 
 
 @contextmanager

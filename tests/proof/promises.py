@@ -13,7 +13,7 @@ PROMISES = [
     ),
     (
         "after a crash",
-        "tests/flows/test_run.py",
+        "tests/flows/test_stop.py",
         "test_nothing_is_lost_when_workers_and_runs_are_killed",
     ),
     (
@@ -119,7 +119,7 @@ PROMISES = [
     (
         "Ctrl-C, SIGTERM",
         "tests/flows/test_stop.py",
-        "test_a_run_that_gets_a_signal_stops_and_carries_on",
+        "test_nothing_is_lost_when_workers_and_runs_are_killed",
     ),
     (
         "and *Cancel* drop what is in hand",
