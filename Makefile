@@ -29,18 +29,17 @@ bench: .venv/installed
 	$(BIN)/restyle bench --against tests/benchmarks/usual_way.py --against tests/benchmarks/good_afternoon.py
 
 # uv takes a quarter of pip's time. It asks PyPI; where only pip knows the way to a mirror, pip it is.
-OPTIONS := --quiet --constraint constraints.txt --editable
-INSTALL = $(BIN)/uv pip install --python $(BIN)/python $(OPTIONS) $(1) || \
-	$(BIN)/pip install $(OPTIONS) $(1)
+UV := $(BIN)/uv pip install --python $(BIN)/python --quiet --constraint constraints.txt
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .venv/demo: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
-	$(call INSTALL,'.[demo]')
+	$(PIP) uv
+	$(UV) --editable '.[demo]' || $(PIP) --editable '.[demo]'
 	touch $@
 
 .venv/installed: .venv/demo
-	$(call INSTALL,'.[demo,dev]')
+	$(UV) --editable '.[demo,dev]' || $(PIP) --editable '.[demo,dev]'
 	touch $@
 
 clean:

@@ -86,8 +86,9 @@ def test_other_files_beside_the_parts_do_not_count(out: str) -> None:
 
 def test_reading_the_ledger_asks_once_for_each_part(s3: str, s3_server: str) -> None:
     shards = [f"shard{number}" for number in range(2 * GROUP + 1)]
+    ledger = Ledger(Storage(), s3)
     for shard in shards:
-        Ledger(Storage(), s3).commit(shard, part(shard))
+        ledger.commit(shard, part(shard))
     with serving(forward(s3_server)) as server:
         ledger = Ledger(Storage({"endpoint_url": server.url}), s3)
         assert ids(ledger) == sorted(shards)
