@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
+from collections import Counter
 from dataclasses import dataclass
-from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -42,21 +42,30 @@ class Example:
 
 
 def examples(storage: Storage, out: str, per_style: int, width: int) -> list[Example]:
-    """Some results with their originals, of every style, spread over the job.
+    """Some results with their originals, of every style in turn, spread over the job.
 
     Those that cannot be read any more are left out.
 
     Args:
         width: of the pictures, pixels.
     """
-    by_style = _by_style(_done_rows(storage, out))
-    chosen = [row for rows in by_style for row in _spread(rows, per_style)]
+    chosen = _chosen(_done_rows(storage, out), per_style)
     return [found for row in chosen if (found := _example(storage, out, row, width))]
 
 
-def _by_style(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+def _chosen(rows: list[dict[str, Any]], per_style: int) -> list[dict[str, Any]]:
+    """Up to so many rows of each style: styles in turn, and of each the photo least seen so far."""
     styles = sorted({row["style"] for row in rows})
-    return [[row for row in rows if row["style"] == style] for style in styles]
+    waiting = [_spread([row for row in rows if row["style"] == s], per_style) for s in styles]
+    seen: Counter[str] = Counter()
+    chosen: list[dict[str, Any]] = []
+    while any(waiting):
+        for of_style in filter(None, waiting):
+            row = min(of_style, key=lambda row: seen[row["id"]])
+            of_style.remove(row)
+            seen[row["id"]] += 1
+            chosen.append(row)
+    return chosen
 
 
 def _spread(rows: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
@@ -95,15 +104,7 @@ def _picture(storage: Storage, uri: str, size: tuple[int, int]) -> Pixels:
 
 def contact_sheet(storage: Storage, out: str, columns: int = 6, side: int = 160) -> bytes | None:
     """A JPEG with originals above and results below, or None if there are none yet."""
-    by_style = [_spread(rows, columns) for rows in _by_style(_done_rows(storage, out))]
-    if not by_style:
-        return None
-    # Another photo and another style in every column.
-    chosen: list[dict[str, Any]] = []
-    for column, of_style in zip(range(columns), cycle(by_style)):
-        turn = column % len(of_style)
-        new = [row for row in of_style[turn:] + of_style[:turn] if row not in chosen]
-        chosen += new[:1]
+    chosen = _chosen(_done_rows(storage, out), columns)[:columns]
     shown = [found for row in chosen if (found := _example(storage, out, row, side))]
     if not shown:
         return None

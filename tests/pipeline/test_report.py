@@ -176,8 +176,8 @@ def test_originals_in_a_tar_are_found_again(job: Job, tmp_path: Path) -> None:
 def test_examples_are_spread_over_the_job_and_of_every_style(job: Job) -> None:
     run_job(changed(job, style="red,green", variants=2))
     found = examples(Storage(), job.out, per_style=3, width=32)
-    assert [example.row["style"] for example in found].count("red") == 3
-    assert [example.row["style"] for example in found].count("green") == 3
+    assert [example.row["style"] for example in found] == ["green", "red"] * 3
+    assert found[0].row["id"] != found[1].row["id"]
     assert len({example.row["id"] for example in found if example.row["style"] == "red"}) == 3
     assert all(example.photo.shape == example.result.shape == (32, 32, 3) for example in found)
 
