@@ -19,6 +19,7 @@ from tests.pipeline import servers
 BUCKET = "photos"
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks at the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that share a Prefect server are for one process: a server costs 15 s."""
     for item in items:

@@ -12,7 +12,6 @@ from uuid import uuid4
 
 import pytest
 import yaml
-from kubernetes_asyncio.client import ApiClient
 from prefect import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import FlowRun
@@ -25,6 +24,7 @@ LABEL = {"app.kubernetes.io/name": "restyle"}
 
 def read_as(kind: str, manifest: dict[str, Any]) -> None:
     """Fails if Kubernetes has no such field or not of this type: its client would drop it."""
+    from kubernetes_asyncio.client import ApiClient
 
     async def read() -> Any:
         async with ApiClient() as client:

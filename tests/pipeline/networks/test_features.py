@@ -9,11 +9,8 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-import torchvision.models
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torchvision.models.vgg import cfgs, make_layers
-from torchvision.transforms.functional import normalize
 
 from pipeline.networks.features import FeatureNet, load_features
 
@@ -38,6 +35,10 @@ def small_weights(seed: int = 0) -> dict[str, Tensor]:
 @pytest.fixture
 def unfetched(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """torchvision's VGGs with random weights; the last one that was asked for."""
+    # Not above: every process of the tests would need the seconds that this takes.
+    import torchvision.models
+    from torchvision.models.vgg import cfgs, make_layers
+
     asked: dict[str, Any] = {}
 
     def get_model(name: str, weights: str | None = None) -> SimpleNamespace:
@@ -61,6 +62,8 @@ def test_torchvisions_layers_come_out_as_torchvision_computes_them(
     images = torch.rand(2, 3, 48, 64)
     ours = load_features(name)(images)
     assert (unfetched["name"], unfetched["weights"]) == (name, "IMAGENET1K_V1")
+    from torchvision.transforms.functional import normalize
+
     x = normalize(images, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
     theirs = []
     with torch.no_grad():
