@@ -48,6 +48,7 @@ def test_bench_prints_every_figure_and_restyle_is_many_times_faster_than_the_usu
     assert {"network alone", "end to end", "usual way"} <= set(texts)
 
 
+@pytest.mark.extra
 def test_the_good_afternoon_does_the_same_as_restyle(tmp_path: Path) -> None:
     photos = write_photos(tmp_path / "photos", 3, size=128)
     (tmp_path / "out").mkdir()

@@ -146,6 +146,7 @@ def test_closing_ends_the_workers_for_good(planned: Planned) -> None:
 def test_a_worker_started_ahead_is_the_first_of_a_pool(planned: Planned) -> None:
     before = workers_of(os.getpid())
     with worker_ahead():
+        wait_until(lambda: workers_of(os.getpid()) - before)
         ahead = workers_of(os.getpid()) - before
         pool = WorkerPool(planned[0], ["cpu"])
         try:
@@ -159,6 +160,7 @@ def test_a_worker_started_ahead_is_the_first_of_a_pool(planned: Planned) -> None
 def test_a_worker_started_ahead_that_nobody_needed_is_ended() -> None:
     before = workers_of(os.getpid())
     with worker_ahead():
+        wait_until(lambda: workers_of(os.getpid()) - before)
         (ahead,) = workers_of(os.getpid()) - before
     assert not is_running(ahead)
 

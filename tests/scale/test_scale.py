@@ -135,6 +135,7 @@ def test_a_ledger_on_s3_is_asked_for_once(s3: str, tmp_path: Path) -> None:
     assert requests_of[1].keys() == {"GET"}
 
 
+@pytest.mark.extra
 def test_requests_are_told_apart(s3: str, tmp_path: Path) -> None:
     write_pack(tmp_path / "tiny.safetensors", "wave")
     found = requests.requests(s3, str(tmp_path / "tiny.safetensors"), 5)
@@ -143,7 +144,7 @@ def test_requests_are_told_apart(s3: str, tmp_path: Path) -> None:
     assert found["run"]["PUT"] >= 2
 
 
-@pytest.mark.slow
+@pytest.mark.extra
 def test_memory_is_that_of_a_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "SHARD", 8)
     samples = memory.memory(tmp_path, 20)["megabytes"]
@@ -152,7 +153,7 @@ def test_memory_is_that_of_a_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert memory.growth([(1, 1.0), (10, 2.0), (20, 3.0)], 10) == 0.5
 
 
-@pytest.mark.slow
+@pytest.mark.extra
 @pytest.mark.usefixtures("prefect")
 def test_a_flow_run_is_measured(tmp_path: Path, pack: str) -> None:
     photos = shards.write_linked_photos(tmp_path, 12, 16)
