@@ -5,6 +5,9 @@ PROCESSES := $(shell echo $$(($$(nproc) < 7 ? $$(nproc) + 1 : 8)))
 
 .PHONY: demo test test-all check bench clean
 
+# Where nothing compiled may be kept, torch takes twice as long to import in each of many processes.
+export PYTHONDONTWRITEBYTECODE :=
+
 # The main job on sample photos; says where to look.
 demo: .venv/demo
 	$(BIN)/restyle demo
@@ -29,7 +32,7 @@ bench: .venv/installed
 	$(BIN)/restyle bench --against tests/benchmarks/usual_way.py --against tests/benchmarks/good_afternoon.py
 
 # uv is several times as fast as pip. It asks PyPI; where only pip knows the way to a mirror, pip it is.
-UV := $(BIN)/uv pip install --python $(BIN)/python --quiet --compile-bytecode --constraint constraints.txt
+UV := $(BIN)/uv pip install --python $(BIN)/python --quiet --constraint constraints.txt
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .venv/demo: pyproject.toml constraints.txt
