@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 from urllib.request import urlopen
@@ -39,7 +39,7 @@ def prefect_api() -> Iterator[str]:
     if settings.api.url:
         yield settings.ui_url or str(settings.api.url).removesuffix("/api")
         return
-    with _port(settings.home) as port, tempfile.TemporaryFile() as log:
+    with _port() as port, tempfile.TemporaryFile() as log:
         address = f"http://127.0.0.1:{port}"
         child = start_child(
             "import runpy; runpy.run_module('prefect', run_name='__main__')",
@@ -95,20 +95,21 @@ def _wait(child: subprocess.Popen[bytes], health: str, log: IO[bytes]) -> None:
 
 
 @contextmanager
-def _port(home: Path) -> Iterator[int]:
+def _port() -> Iterator[int]:
     """The usual port if it is free, for the sake of bookmarks; inside, it is ours.
 
     A server takes seconds to start. Two that started at the same time would both find the port
     free, and one run would use the other's server, and lose it when that run ends.
     """
-    home.mkdir(parents=True, exist_ok=True)
-    with (home / "restyle.lock").open("a") as lock:
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                probe.bind(("127.0.0.1", USUAL_PORT))
-            except OSError:
-                probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
+    with ExitStack() as held, socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
+        try:
+            # Of the machine, as ports are, and not of a home; another user's cannot be opened.
+            lock = held.enter_context(Path(tempfile.gettempdir(), "restyle.lock").open("a"))
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            probe.bind(("127.0.0.1", USUAL_PORT))
+        except OSError:
+            probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+        probe.close()
         yield port

@@ -362,8 +362,9 @@ def test_a_folder_that_cannot_be_written_to_is_a_fault_of_the_system(job: Job) -
 
 
 def test_a_fault_midway_leaves_nothing_of_the_shard_in_the_ledger(job: Job) -> None:
-    write_photos(Path(job.source), 40)
-    job = changed(job, size="native", shard_size=40)
+    rows = 200  # more than can be on their way when the first is told
+    write_photos(Path(job.source), rows)
+    job = changed(job, size="native", shard_size=rows)
     request, (ref,) = plan_job(job)
     lost: list[Path] = []
     images = Path(job.out, "images")
@@ -385,7 +386,7 @@ def test_a_fault_midway_leaves_nothing_of_the_shard_in_the_ledger(job: Job) -> N
     assert Ledger(Storage(), job.out).parts() == []
     images.unlink()
     summary = run_job(job)
-    assert (summary.done, summary.new_done) == (40, 40)
+    assert (summary.done, summary.new_done) == (rows, rows)
 
 
 def test_progress_adds_up_to_all_rows(job: Job) -> None:
