@@ -14,6 +14,8 @@ from pipeline.codec import Pixels
 from pipeline.colour import with_colour_of
 from pipeline.errors import RequestError, RowError
 from pipeline.networks.fast import FastTransformNet
+from pipeline.networks.inference import FastInference
+from pipeline.networks.johnson import JohnsonNet
 from pipeline.networks.norm import WHITE
 from pipeline.room import room
 from pipeline.styles.mix import Mix
@@ -84,11 +86,12 @@ class Stylizer:
         self._names = pack.names
         self._strip_threads, self._on_strip = threads, on_strip
         self._one_in_strips = threading.Lock()
-        self._network = pack.load().to(self.device).to(memory_format=torch.channels_last)
-        for module in self._network.modules():
-            # The styles stay float32, and so do the statistics of the normalization.
-            if isinstance(module, nn.Conv2d):
-                module.to(self.dtype)
+        network = pack.load().to(self.device)
+        self._network: FastInference | _Plain
+        if isinstance(network, FastTransformNet):
+            self._network = FastInference(network, self.dtype)
+        else:
+            self._network = _Plain(network, self.dtype)
 
     def threads(self, cores: int) -> int:
         """How many threads should call it at once, on so many cores.
@@ -121,7 +124,7 @@ class Stylizer:
         """
         height, width = photos.shape[1:3]
         # Of another network it is not known what a strip needs of its neighbours.
-        network = self._network if isinstance(self._network, FastTransformNet) else None
+        network = self._network if isinstance(self._network, FastInference) else None
         if min(height, width) < MIN_SIDE:
             network = None
         if not network or height * width <= IN_ONE_PIECE[self.device.type]:
@@ -144,15 +147,15 @@ class Stylizer:
         # (B, H, W, 3) in memory is what channels_last is: no copy.
         given = torch.from_numpy(photos).to(self.device).permute(0, 3, 1, 2)
         height, width = photos.shape[1:3]
-        inputs = _padded(given.to(self.dtype) / WHITE, self._network.stride)
+        inputs = _padded(given, self._network.stride)
         styled = self._network(inputs, self._weights(mixes))[:, :, :height, :width]
         return self._finished(given, styled, strengths)
 
     def _in_strips(
-        self, network: FastTransformNet, photo: Pixels, mix: Mix, strength: float
+        self, network: FastInference, photo: Pixels, mix: Mix, strength: float
     ) -> Pixels:
         """Stylize one image, (H, W, 3) uint8, that is too large to be done in one piece."""
-        style = (self._weights([mix]) @ network.styles.detach())[0]
+        style = (self._weights([mix]) @ network.styles)[0]
         # One at a time: the memory is for one.
         with self._one_in_strips:
             try:
@@ -191,6 +194,22 @@ class Stylizer:
             mixes = mixes[:1]
         rows = [[mix.parts.get(name, 0.0) for name in self._names] for mix in mixes]
         return torch.tensor(rows, device=self.device)
+
+
+class _Plain:
+    """A network that is run as it is, but for its precision."""
+
+    def __init__(self, network: JohnsonNet, dtype: torch.dtype) -> None:
+        self.stride, self._dtype = network.stride, dtype
+        self._network = network.to(memory_format=torch.channels_last)
+        for module in self._network.modules():
+            # The statistics of the normalization stay float32.
+            if isinstance(module, nn.Conv2d):
+                module.to(dtype)
+
+    def __call__(self, photos: Tensor, mix: Tensor) -> Tensor:
+        """As FastInference does."""
+        return self._network(photos.to(self._dtype) / WHITE, mix)
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from pipeline import room
 from pipeline.codec import Pixels
-from pipeline.networks.fast import FastTransformNet, StyledConv
+from pipeline.networks.inference import FastInference, Layer, phases, relu_
 from pipeline.networks.norm import EPS, WHITE
 
 # Pixels of the image in a strip: enough to be busy with, few enough for the caches.
@@ -40,7 +40,7 @@ Sums = tuple[list[float], list[float], int]
 
 
 class StripNetwork:
-    """A FastTransformNet in one style, for one image of any size.
+    """A network in one style, for one image of any size.
 
     Rows of activations are (1, C, rows, W), channels last; a span is the first of them and the
     one after the last.
@@ -54,7 +54,7 @@ class StripNetwork:
 
     def __init__(
         self,
-        network: FastTransformNet,
+        network: FastInference,
         style: Tensor,
         photo: Pixels,
         threads: int,
@@ -62,7 +62,7 @@ class StripNetwork:
     ) -> None:
         self._network, self._style, self._photo = network, style, photo
         self._threads, self._on_strip = threads, on_strip
-        self._dtype = network.out.weight.dtype
+        self._dtype = network.dtype
         rows, columns = photo.shape[:2]
         self._height, self._width = (
             -(-n // network.stride) * network.stride for n in (rows, columns)
@@ -73,7 +73,7 @@ class StripNetwork:
         self._half_rows = _reflected(np.arange(self._height // 2), 1, 1)
         self._quarter_rows = _reflected(np.arange(self._height // 4), 1, 1)
         self._down1, self._down2, self._up = (
-            _Layer(conv, style) for conv in (network.down1, network.down2, network.up)
+            _StripLayer(layer, style) for layer in (network.down1, network.down2, network.up)
         )
 
     def run(self, finish: Callable[[Tensor, Span], None]) -> None:
@@ -87,7 +87,7 @@ class StripNetwork:
         self._down1.learn(self._each(half, lambda span: _sums(self._enter(span))))
         x, a, b = (self._plane() for _ in range(3))
 
-        def fill(plane: Tensor, layer: _Layer, rows: Callable[[Span], Tensor]) -> None:
+        def fill(plane: Tensor, layer: _StripLayer, rows: Callable[[Span], Tensor]) -> None:
             """A layer's result for all rows, and its statistics."""
 
             def do(span: Span) -> Sums:
@@ -102,13 +102,13 @@ class StripNetwork:
 
         fill(x, self._down2, self._halve)
         self._each(quarter, rectify)
-        for block in self._network.blocks():
-            first, second = (_Layer(conv, self._style) for conv in block)
+        for block in self._network.blocks:
+            first, second = (_StripLayer(layer, self._style) for layer in block)
 
-            def add(span: Span, layer: _Layer = second) -> None:
+            def add(span: Span, layer: _StripLayer = second) -> None:
                 x[:, :, slice(*span)] += layer.normalized(self._rows_of(b, span))
 
-            def between(span: Span, layer: _Layer = first) -> Tensor:
+            def between(span: Span, layer: _StripLayer = first) -> Tensor:
                 return layer.rectified(self._around(a, span))
 
             fill(a, first, lambda span: self._around(x, span))
@@ -133,7 +133,7 @@ class StripNetwork:
 
     def _plane(self) -> Tensor:
         """Room for activations at a quarter of the resolution."""
-        shape = (1, self._height // 4, self._width // 4, self._network.config["quarter"])
+        shape = (1, self._height // 4, self._width // 4, len(self._network.down2.weight))
         if self._style.device.type != "cpu" or room.fits(shape, self._dtype.itemsize):
             plane = torch.empty(shape, dtype=self._dtype, device=self._style.device)
         else:
@@ -166,36 +166,38 @@ class StripNetwork:
     def _raise(self, plane: Tensor, span: Span) -> Tensor:
         """Rows of the last styled layer's result, at half the resolution."""
         start, stop = span
-        wanted = self._half_rows[start : stop + 2] // 2
+        first, last = start // 2, (stop + 1) // 2
+        wanted = np.arange(first - 1, last + 1).clip(0, self._height // 4 - 1)
         rows = _taken(wanted, lambda rows: self._rows_of(plane, rows))
-        return self._up(rows.repeat_interleave(2, dim=3))
+        raised = phases(self._up(rows, "replicate"))
+        return raised[:, :, start - 2 * first : stop - 2 * first]
 
     def _leave(self, plane: Tensor, span: Span) -> tuple[Tensor, Span]:
         """Rows of the result, and which of the photo they are."""
         start, stop = span
         wanted = self._half_rows[start : stop + 2]
         x = _taken(wanted, lambda rows: self._up.rectified(self._raise(plane, rows)))
-        styled = F.pixel_shuffle(self._network.out(F.pad(x, (1, 1, 0, 0), mode="reflect")), 2)
+        styled = self._network.leave(F.pad(x, (1, 1, 0, 0), mode="reflect"))
         rows, columns = self._photo.shape[:2]
         last = min(2 * stop, rows)
         return styled[:, :, : last - 2 * start, :columns], (2 * start, last)
 
 
-class _Layer:
-    """A styled convolution in one style."""
+class _StripLayer:
+    """A convolution and the normalization after it, in one style."""
 
-    def __init__(self, conv: StyledConv, style: Tensor) -> None:
-        self._conv = conv
+    def __init__(self, layer: Layer, style: Tensor) -> None:
+        self._layer = layer
         # Rounded as conditional_instance_norm rounds them.
-        rounded = style.to(conv.conv.weight.dtype).double()
-        self._scale, self._shift = rounded[conv.scale], rounded[conv.shift]
+        rounded = style.to(layer.weight.dtype).double()
+        self._scale, self._shift = rounded[layer.scale], rounded[layer.shift]
         self._slope = self._offset = self._shift
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, border: str = "reflect") -> Tensor:
         """The convolution of rows that come with those under the kernel's edge."""
-        width = self._conv.padding
-        result: Tensor = self._conv.conv(F.pad(x, (width, width, 0, 0), mode="reflect"))
-        return result
+        kernel = self._layer.weight.shape[-1]
+        width = (kernel - self._layer.stride + 1) // 2
+        return self._layer(F.pad(x, (width, width, 0, 0), mode=border))
 
     def learn(self, strips: Sequence[Sums]) -> None:
         """Take in the statistics of the whole result."""
@@ -216,7 +218,7 @@ class _Layer:
 
     def rectified(self, x: Tensor) -> Tensor:
         """The same, and nothing below 0."""
-        return self.normalized(x).relu_()
+        return relu_(self.normalized(x))
 
 
 def _sums(x: Tensor) -> Sums:

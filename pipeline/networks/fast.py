@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.networks.cpu import reflection_pad, relu_
 from pipeline.networks.norm import conditional_instance_norm
 
 
@@ -47,11 +46,11 @@ class StyledBlock(nn.Module):
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
         """(B, C, H, W) and (B or 1, row length) -> (B, C, H, W)."""
-        return self.second(relu_(self.first(x, style)), style).add_(x)
+        return self.second(F.relu_(self.first(x, style)), style).add_(x)
 
 
 class FastTransformNet(nn.Module):
-    """Feed-forward style transfer, many styles in one network.
+    """Feed-forward style transfer, many styles in one network, as it is trained.
 
     The layout is that of Johnson et al. 2016, "Perceptual Losses for Real-Time Style Transfer",
     made small: no layer works at full resolution, the photo enters through a 6x6 convolution
@@ -126,9 +125,14 @@ class FastTransformNet(nn.Module):
             (B, 3, H, W) of the dtype of ``photos``, RGB in 0..1, not clamped.
         """
         style = mix @ self.styles
-        x = relu_(self.down1(photos, style))
-        x = relu_(self.down2(x, style))
+        x = F.relu_(self.down1(photos, style))
+        x = F.relu_(self.down2(x, style))
         for block in self.body:
             x = block(x, style)
-        x = relu_(self.up(F.interpolate(x, scale_factor=2.0), style))
+        x = F.relu_(self.up(F.interpolate(x, scale_factor=2.0), style))
         return F.pixel_shuffle(self.out(reflection_pad(x, 1)), 2)
+
+
+def reflection_pad(x: Tensor, width: int) -> Tensor:
+    """(B, C, H, W) -> (B, C, H + 2 width, W + 2 width), without the edge repeated."""
+    return F.pad(x, (width, width, width, width), mode="reflect")

@@ -19,6 +19,7 @@ from PIL import Image
 
 from pipeline.codec import Pixels, decode
 from pipeline.errors import RequestError, RowError
+from pipeline.networks.inference import FastInference, Layer
 from pipeline.styles.mix import Mix, parse_style
 from pipeline.styles.pack import find_pack, read_pack
 from pipeline.stylizer import IN_ONE_PIECE, Stylizer, pick_device, pick_dtype
@@ -251,13 +252,15 @@ def crowded(pack: str) -> tuple[Stylizer, list[bool]]:
     last: list[weakref.ref[torch.Tensor]] = []
     held: list[bool] = []
 
-    def room_for_two(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        held.extend(batch() is not None for batch in last)
-        last[:] = [weakref.ref(inputs[0])]
-        if len(inputs[0]) > 2 or inputs[0].shape[-1] > 100:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+    class RoomForTwo(FastInference):
+        def __call__(self, photos: torch.Tensor, mix: torch.Tensor) -> torch.Tensor:
+            held.extend(batch() is not None for batch in last)
+            last[:] = [weakref.ref(photos)]
+            if len(photos) > 2 or photos.shape[-1] > 100:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().__call__(photos, mix)
 
-    stylizer._network.register_forward_pre_hook(room_for_two)
+    stylizer._network.__class__ = RoomForTwo
     return stylizer, held
 
 
@@ -285,14 +288,13 @@ def test_one_image_that_does_not_fit_is_done_in_strips(
 
 
 def test_one_image_that_does_not_fit_in_strips_either_is_a_matter_of_resources(
-    crowded: tuple[Stylizer, list[bool]],
+    crowded: tuple[Stylizer, list[bool]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def no_room(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Layer, "__call__", no_room)
     for photo in (pictures(1, 104), pictures(1, 104, 24)):  # the second is too low for strips
-
-        def no_room(*_: object) -> None:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-
-        crowded[0]._network.down1.conv.register_forward_pre_hook(no_room)
         with pytest.raises(RowError, match="no memory to stylize 104x") as caught:
             crowded[0](photo, [RED], [1.0])
         assert caught.value.error_class == "resource"
@@ -306,7 +308,7 @@ def test_a_large_image_is_done_in_strips(
     whole = stylizer(photos, mixes, strengths)
     monkeypatch.setitem(IN_ONE_PIECE, "cpu", 300 * 200)
     calls: list[int] = []
-    stylizer._network.register_forward_pre_hook(lambda *_: calls.append(1))
+    monkeypatch.setattr(FastInference, "__call__", lambda *_: calls.append(1))
     assert difference(stylizer(photos, mixes, strengths), whole) <= 1
     assert not calls
 

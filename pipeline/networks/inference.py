@@ -1,0 +1,188 @@
+"""FastTransformNet as it is run: the same function of photos and styles, arranged for speed.
+
+Where a network is as small as this one, convolutions are but half of the time. So activations lie
+in the middle of tensors with room for the border that the next convolution wants, which are not
+copied to be padded, and nothing is made at a size at which nothing is learnt.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pipeline.networks.fast import FastTransformNet, StyledConv
+from pipeline.networks.norm import WHITE, conditional_instance_norm
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A convolution, and where a style has the scale and shift of the normalization after it."""
+
+    weight: Tensor
+    stride: int
+    scale: slice
+    shift: slice
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The convolution of what has its border already."""
+        return F.conv2d(x, self.weight, stride=self.stride)
+
+
+class FastInference:
+    """A FastTransformNet with weights that are ready to be used.
+
+    Args:
+        network: float32, on the device.
+        dtype: of the weights and activations. Styles stay float32.
+    """
+
+    def __init__(self, network: FastTransformNet, dtype: torch.dtype) -> None:
+        def ready(weight: Tensor) -> Tensor:
+            return weight.detach().to(dtype).contiguous(memory_format=torch.channels_last)
+
+        def layer(styled: StyledConv, weight: Tensor | None = None) -> Layer:
+            conv = styled.conv
+            stride = conv.stride[0]
+            return Layer(
+                ready(conv.weight if weight is None else weight), stride, styled.scale, styled.shift
+            )
+
+        self.dtype = dtype
+        self.stride = network.stride
+        self.styles = network.styles.detach()
+        self.down1, self.down2 = layer(network.down1), layer(network.down2)
+        self.blocks = [(layer(first), layer(second)) for first, second in network.blocks()]
+        self.up = layer(network.up, at_small_size(network.up.conv.weight.detach()))
+        self._out = ready(network.out.weight)
+        self._bias = None if network.out.bias is None else network.out.bias.detach().to(dtype)
+
+    def __call__(self, photos: Tensor, mix: Tensor) -> Tensor:
+        """Stylize a batch.
+
+        Args:
+            photos: (B, 3, H, W) uint8, RGB; H and W multiples of 4.
+            mix: (B, styles) or (1, styles), float32, how much of each style; a row sums to 1.
+                One row for the whole batch is the faster way.
+
+        Returns:
+            (B, 3, H, W), RGB in 0..1, not clamped.
+        """
+        # Of the dtype that the normalization will have it in, all at once.
+        style = (mix @ self.styles).to(self.dtype)
+
+        def normalized(x: Tensor, layer: Layer) -> Tensor:
+            return conditional_instance_norm(x, style[:, layer.scale], style[:, layer.shift])
+
+        def rectified(x: Tensor, layer: Layer) -> Tensor:
+            return reflected(relu_(normalized(x, layer)), 1, self.dtype)
+
+        x = reflected(photos, 2, self.dtype).div_(WHITE)
+        x = rectified(self.down1(x), self.down1)
+        x = rectified(self.down2(x), self.down2)
+        for first, second in self.blocks:
+            y = rectified(first(x), first)
+            inside(x, 1).add_(normalized(second(y), second))
+            reflect_(x, 1)
+        x = rectified(phases(self.up(replicate_(x))), self.up)
+        return self.leave(x)
+
+    def leave(self, x: Tensor) -> Tensor:
+        """The last layer: activations with their border -> (B, 3, H, W)."""
+        return pixel_shuffle(F.conv2d(x, self._out, self._bias))
+
+
+def at_small_size(weight: Tensor) -> Tensor:
+    """(O, I, 3, 3), of what has been upsampled by 2 -> (4 O, I, 2, 2), of what has not.
+
+    Upsampled to the nearest, two of the three rows under the kernel are the same one, and so are
+    two of its columns: their weights can be added first. Of a window of 2x2 that makes four
+    results, one for each phase of the pixel (Shi et al. 2016, "Is the deconvolution layer the
+    same as a convolutional layer?"), and 4/9 of the multiply-adds.
+    """
+
+    def halves(weight: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+        before, here, after = weight.unbind(dim)
+        return torch.stack([before, here + after], dim), torch.stack([before + here, after], dim)
+
+    return torch.cat([phase for half in halves(weight, 2) for phase in halves(half, 3)])
+
+
+def phases(windows: Tensor) -> Tensor:
+    """What a convolution ``at_small_size`` made, (B, 4 C, H + 1, W + 1), as (B, C, 2 H, 2 W)."""
+    batch, channels, height, width = windows.shape
+    channels, height, width = channels // 4, height - 1, width - 1
+    result = _empty((batch, channels, 2 * height, 2 * width), windows)
+    for phase in range(4):
+        down, right = divmod(phase, 2)
+        result[:, :, down::2, right::2] = windows[
+            :, phase * channels : (phase + 1) * channels, down:, right:
+        ][:, :, :height, :width]
+    return result
+
+
+def pixel_shuffle(x: Tensor) -> Tensor:
+    """(B, 4 C, H, W) -> (B, C, 2 H, 2 W): torch's, three times as fast on a CPU."""
+    if x.device.type != "cpu":
+        return F.pixel_shuffle(x, 2)
+    batch, channels, height, width = x.shape
+    result = _empty((batch, channels // 4, 2 * height, 2 * width), x)
+    for channel in range(channels):
+        down, right = divmod(channel % 4, 2)
+        result[:, channel // 4, down::2, right::2] = x[:, channel]
+    return result
+
+
+def relu_(x: Tensor) -> Tensor:
+    """Rectify ``x`` in place."""
+    if x.device.type != "cpu" or x.dtype != torch.bfloat16:
+        return F.relu_(x)
+    # Negative as bfloat16 is negative as int16, and integers need no widening.
+    x.view(torch.int16).clamp_min_(0)
+    return x
+
+
+def reflected(x: Tensor, width: int, dtype: torch.dtype) -> Tensor:
+    """(B, C, H, W) -> (B, C, H + 2 width, W + 2 width), with a border that reflects it."""
+    batch, channels, height, breadth = x.shape
+    shape = (batch, channels, height + 2 * width, breadth + 2 * width)
+    padded = _empty(shape, x, dtype)
+    inside(padded, width).copy_(x)
+    return reflect_(padded, width)
+
+
+def inside(x: Tensor, width: int) -> Tensor:
+    """What is within a border."""
+    return x[:, :, width:-width, width:-width]
+
+
+def reflect_(x: Tensor, width: int) -> Tensor:
+    """Make the border a reflection of what is within, the edge not repeated."""
+    for distance in range(1, width + 1):
+        _set_border_(x, width - distance, width + distance)
+    return x
+
+
+def replicate_(x: Tensor) -> Tensor:
+    """Make the border, one pixel wide, what is next to it."""
+    return _set_border_(x, 0, 1)
+
+
+def _set_border_(x: Tensor, to: int, of: int) -> Tensor:
+    """Copy the rows and columns that are number ``of`` from each side to number ``to``."""
+    for dim in (2, 3):
+        pairs = x.movedim(dim, 0)
+        last = len(pairs) - 1
+        pairs[to :: last - 2 * to][:2] = pairs[of :: last - 2 * of][:2]
+    return x
+
+
+def _empty(shape: tuple[int, ...], like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    return torch.empty(
+        shape,
+        dtype=dtype or like.dtype,
+        device=like.device,
+        memory_format=torch.channels_last,
+    )
