@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import multiprocessing
 import os
 import shutil
 import subprocess
@@ -12,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ from pipeline.spool import ShardRef
 from pipeline.storage import Source, Storage
 from pipeline.styles.pack import find_pack
 from pipeline.text import plural
-from pipeline.workers import WorkerPool, cpu_count, devices_for
+from pipeline.workers import WORKER_ENVIRONMENT, WorkerPool, cpu_count, devices_for
 
 SIZE = 256  # pixels
 QUALITY = 92
@@ -205,10 +204,19 @@ def _threaded(call: Callable[[Any], Any], items: list[Any]) -> float:
 
 
 def _network_rate(devices: list[str]) -> float:
-    """Of as many processes as a run would have workers."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(len(devices), mp_context=context) as pool:
-        return sum(pool.map(_network_rate_here, devices))
+    """Of as many processes as a run would have workers, in the workers' environment."""
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "pipeline.bench", device],
+            env=os.environ | WORKER_ENVIRONMENT, stdout=subprocess.PIPE, text=True,
+        )
+        for device in devices
+    ]  # fmt: skip
+    rates = [process.communicate()[0] for process in processes]
+    for process in processes:
+        if process.returncode:
+            raise RequestError("the network could not be measured: see above")
+    return sum(float(rate) for rate in rates)
 
 
 def _network_rate_here(device: str) -> float:
@@ -291,3 +299,7 @@ def _rival(script: Path, photos: Path, out: Path) -> float:
             child.kill()
             child.wait()
     return (done - first) / seconds
+
+
+if __name__ == "__main__":
+    print(_network_rate_here(sys.argv[1]))
