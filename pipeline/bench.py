@@ -21,6 +21,7 @@ from jinja2 import Environment, PackageLoader
 from PIL import Image
 
 from pipeline.codec import Pixels, decode, encode
+from pipeline.devices import cpu_count, devices_for
 from pipeline.errors import RequestError, RowError
 from pipeline.job import Job
 from pipeline.manifest import open_manifest
@@ -29,7 +30,7 @@ from pipeline.spool import ShardRef
 from pipeline.storage import Source, Storage
 from pipeline.styles.pack import find_pack
 from pipeline.text import plural
-from pipeline.workers import WORKER_ENVIRONMENT, WorkerPool, cpu_count, devices_for
+from pipeline.workers import WORKER_ENVIRONMENT, WorkerPool
 
 SIZE = 256  # pixels
 QUALITY = 92

@@ -19,12 +19,13 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
+from pipeline.devices import cpu_count, machine_gpus
 from pipeline.errors import RequestError, ShardLost, SystemFault
 from pipeline.job import Job
 from pipeline.results import ShardResult
 from pipeline.spool import ShardRef
 from pipeline.worker import Message
-from pipeline.workers import ENDING, WorkerDied, WorkerPool, cpu_count, machine_gpus
+from pipeline.workers import ENDING, WorkerDied, WorkerPool
 
 # Times that a node does a shard whose worker has died: once more, with care for what was in hand.
 ATTEMPTS = 2

@@ -52,7 +52,7 @@ class Settings(BaseModel):
         0.05, ge=0, le=1, description="Share of failed rows above which the run has failed."
     )
     shard_size: int = Field(512, ge=1, description="Rows that are committed together.")
-    workers: Workers = Field("auto", description="Worker processes; auto: one a core or GPU.")
+    workers: Workers = Field("auto", description="Worker processes; auto: one a core.")
     runner: Literal["local", "ray"] = Field(
         "local", description="local: workers on this machine. ray: on the cluster of RAY_ADDRESS."
     )

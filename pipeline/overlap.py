@@ -18,7 +18,7 @@ Queue = deque[tuple[T, Future[R]]]
 
 
 def ahead(
-    pool: ThreadPoolExecutor,
+    pool: ThreadPoolExecutor | None,
     call: Callable[[T], R],
     items: Iterable[T],
     depth: int,
@@ -30,11 +30,18 @@ def ahead(
     pace, an error ends it, and the order of results never depends on which thread was faster.
 
     Args:
+        pool: None: nothing is done ahead, but each item in the thread that takes it.
         begun: holds what is begun, for others to look at: see unfinished().
     """
     begun = deque() if begun is None else begun
     try:
         for item in items:
+            if pool is None:
+                begun.append((item, Future()))
+                result = call(item)
+                begun.popleft()
+                yield result
+                continue
             begun.append((item, pool.submit(call, item)))
             if len(begun) > depth:
                 yield begun[0][1].result()

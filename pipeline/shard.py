@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cache, partial
 from itertools import chain
@@ -61,7 +62,8 @@ class ShardWorker:
 
     Args:
         job: with ``out`` in full.
-        threads: for decoding, again for encoding, and on a CPU again for the network.
+        threads: for decoding, again for encoding, and on a CPU again for the network; 1: all
+            that in one, beside those that wait for the storage.
         board: says which rows are in hand, by their number in the shard.
     """
 
@@ -185,13 +187,18 @@ class ShardWorker:
 
         begun = self._begun = {stage: Queue[Any, Any]() for stage in STAGES}
         network_threads = self._stylizer.threads(self._threads)
-        with (
-            ThreadPoolExecutor(CHUNKS_AHEAD, "fetch") as fetching,
-            ThreadPoolExecutor(self._threads, "decode") as decoding,
-            ThreadPoolExecutor(network_threads, "stylize") as stylizing,
-            ThreadPoolExecutor(self._threads, "encode") as encoding,
-            ThreadPoolExecutor(CHUNKS_AHEAD, "put") as putting,
-        ):
+        with ExitStack() as stack:
+
+            def pool(stage: str, threads: int) -> ThreadPoolExecutor:
+                return stack.enter_context(ThreadPoolExecutor(threads, stage))
+
+            fetching, putting = pool("fetch", CHUNKS_AHEAD), pool("put", CHUNKS_AHEAD)
+            # On one core threads that compute only get in each other's way: half as much
+            # processor time again for decoding and encoding, at no gain.
+            decoding = stylizing = encoding = None
+            if self._threads > 1:
+                decoding, encoding = pool("decode", self._threads), pool("encode", self._threads)
+                stylizing = pool("stylize", network_threads)
             fetch = timed("fetch", self._fetch)
             fetched = ahead(fetching, fetch, chunks(items, chunk), CHUNKS_AHEAD, begun["fetch"])
             decode_item = timed("decode", partial(_unless_failed, "decode", self._decode))

@@ -7,10 +7,10 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from pipeline.devices import devices_for
 from pipeline.job import Job
 from pipeline.plan import Plan
 from pipeline.results import Summary
-from pipeline.workers import devices_for
 
 # Pixels a second of one worker where nothing has been measured yet: one core, one GPU.
 GUESS = {"cpu": 4e6, "cuda": 200e6}

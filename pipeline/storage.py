@@ -287,15 +287,20 @@ class Storage:
         return taken
 
     def _put_local(self, path: Path, data: bytes) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         folder = self._scratch or path.parent
-        folder.mkdir(parents=True, exist_ok=True)
         temporary = folder / f"{uuid.uuid4().hex}.partial"
         try:
-            temporary.write_bytes(data)
-            temporary.replace(path)
-        finally:
+            try:
+                temporary.write_bytes(data)
+                temporary.replace(path)
+            except FileNotFoundError:  # the first file of a folder
+                for missing in (path.parent, folder):
+                    missing.mkdir(parents=True, exist_ok=True)
+                temporary.write_bytes(data)
+                temporary.replace(path)
+        except BaseException:
             temporary.unlink(missing_ok=True)
+            raise
 
     def create(self, url: str, data: bytes) -> bool:
         """Put ``data`` at ``url``, whole, unless something is there; whether it was put.

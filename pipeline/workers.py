@@ -15,10 +15,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from glob import glob
 from multiprocessing import Pipe
 
 from pipeline.child import start_child
+from pipeline.devices import cpu_count
 from pipeline.errors import ShardLost
 from pipeline.inhand import NOBODY, Board, Suspects
 from pipeline.job import Job
@@ -45,37 +45,6 @@ WORKER_ENVIRONMENT = {
     "MALLOC_MMAP_THRESHOLD_": str(256 << 20),
     "MALLOC_TRIM_THRESHOLD_": str(256 << 20),
 }
-
-
-def cpu_count() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
-def devices_for(job: Job, shards: int) -> list[str]:
-    """The device of each worker: one worker a GPU, or a core; no more than there are shards."""
-    gpus = 0 if job.device == "cpu" else _gpu_count()
-    if job.device.startswith("cuda:"):
-        names = [job.device]
-    elif gpus:
-        names = [f"cuda:{index}" for index in range(gpus)]
-    else:
-        names = [job.device] * (cpu_count() if job.workers == "auto" else 1)
-    workers = len(names) if job.workers == "auto" else job.workers
-    return [names[index % len(names)] for index in range(max(1, min(workers, shards)))]
-
-
-def _gpu_count() -> int:
-    """GPUs that this process may use, without the seconds it takes to ask torch."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
-    return machine_gpus()
-
-
-def machine_gpus() -> int:
-    """GPUs of this machine, whoever may use them."""
-    return len(glob("/dev/nvidia[0-9]*"))
 
 
 # Started before there was a pool.

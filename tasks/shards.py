@@ -9,12 +9,13 @@ from prefect import State, Task, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import TaskRun
 
+from pipeline.devices import devices_for
 from pipeline.errors import RequestError, SystemFault
 from pipeline.job import Job
 from pipeline.results import ShardResult
 from pipeline.spool import ShardRef
 from pipeline.worker import Progress
-from pipeline.workers import WorkerPool, devices_for
+from pipeline.workers import WorkerPool
 from tasks.events import tell_of_shard
 from tasks.progress import Tracker
 

@@ -15,7 +15,7 @@ from tests.conftest import jpeg
 from tests.pipeline.runs import run_job
 from tests.pipeline.servers import s3_environment
 
-ROWS, ROUNDS = 100, 2
+ROWS, ROUNDS = 100, 4
 LATENCY = 0.05  # seconds
 
 # In a process of its own, so as not to share an interpreter with what is measured.

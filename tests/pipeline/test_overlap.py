@@ -106,6 +106,28 @@ def test_an_error_comes_in_its_turn_and_ends_the_stage() -> None:
     assert begun in ([0, 1], [0, 1, 2])
 
 
+def test_without_a_pool_each_item_is_done_where_it_is_taken() -> None:
+    begun: Queue[int, int] = Queue()
+    seen: list[tuple[int, list[int], int]] = []
+
+    def call(item: int) -> int:
+        seen.append((item, unfinished(begun), threading.get_ident()))
+        if item == 2:
+            raise ValueError("two")
+        return item * 10
+
+    results = ahead(None, call, range(9), 5, begun)
+    assert seen == []
+    here = threading.get_ident()
+    assert next(results) == 0
+    assert seen == [(0, [0], here)]
+    assert unfinished(begun) == []
+    assert next(results) == 10
+    with pytest.raises(ValueError, match="two"):
+        next(results)
+    assert len(seen) == 3
+
+
 def test_what_is_not_taken_is_not_done() -> None:
     begun: list[int] = []
     free = threading.Event()

@@ -402,9 +402,12 @@ def test_progress_adds_up_to_all_rows(job: Job) -> None:
     assert all(seconds > 0 for seconds in outcome.seconds.values())
 
 
-def test_where_images_wait_is_seen(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("threads", "begun"), [(1, 1), (2, 4)])
+def test_where_images_wait_is_seen(
+    job: Job, threads: int, begun: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     request, (ref, _) = plan_job(job)
-    worker = ShardWorker(request.job, request.pack, request.storage)
+    worker = ShardWorker(request.job, request.pack, request.storage, threads)
     free = threading.Event()
     encode_item = worker._encode
 
@@ -418,7 +421,7 @@ def test_where_images_wait_is_seen(job: Job, monkeypatch: pytest.MonkeyPatch) ->
         run = thread.submit(
             worker.run, ref.key, read_shard(request.storage, ref), lambda done, failed: None
         )
-        wait_until(lambda: worker.queues() == {**none, "encode": 4})
+        wait_until(lambda: worker.queues() == {**none, "encode": begun})
         free.set()
         assert run.result().done == 4
     assert worker.queues() == none

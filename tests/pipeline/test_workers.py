@@ -17,7 +17,7 @@ from pipeline.job import Job
 from pipeline.results import ShardResult
 from pipeline.spool import ShardRef
 from pipeline.worker import Message, Progress
-from pipeline.workers import WorkerPool, cpu_count, devices_for, worker_ahead
+from pipeline.workers import WorkerPool, worker_ahead
 from tests.conftest import open_image, write_photos
 from tests.pipeline.runs import ledger_of, plan_job
 from tests.processes import is_running, wait_until, workers_of
@@ -194,19 +194,3 @@ def test_a_worker_ends_when_its_parent_is_killed(planned: Planned, moment: str) 
         parent.kill()
         parent.wait()
     wait_until(lambda: not is_running(worker), 5)
-
-
-def test_one_worker_a_core_but_none_without_a_shard(job: Job) -> None:
-    auto = job.model_copy(update={"workers": "auto"})
-    assert devices_for(auto, 1000) == ["cpu"] * cpu_count()
-    assert devices_for(auto, 1) == ["cpu"]
-    assert devices_for(auto, 0) == ["cpu"]
-
-
-def test_as_many_workers_as_asked_for_share_the_device(job: Job) -> None:
-    assert devices_for(job.model_copy(update={"workers": 3}), 1000) == ["cpu"] * 3
-    assert devices_for(job.model_copy(update={"workers": 3}), 2) == ["cpu"] * 2
-    one_gpu = job.model_copy(update={"workers": 2, "device": "cuda:1"})
-    assert devices_for(one_gpu, 1000) == ["cuda:1"] * 2
-    auto = one_gpu.model_copy(update={"workers": "auto"})
-    assert devices_for(auto, 1000) == ["cuda:1"]

@@ -1,0 +1,54 @@
+"""How many workers, and on what."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from pipeline import devices
+from pipeline.devices import cpu_count, devices_for
+from pipeline.job import Job
+
+
+def test_one_worker_a_core_but_none_without_a_shard(job: Job) -> None:
+    auto = job.model_copy(update={"workers": "auto"})
+    assert devices_for(auto, 1000) == ["cpu"] * cpu_count()
+    assert devices_for(auto, 1) == ["cpu"]
+    assert devices_for(auto, 0) == ["cpu"]
+
+
+def test_as_many_workers_as_asked_for_share_the_device(job: Job) -> None:
+    assert devices_for(job.model_copy(update={"workers": 3}), 1000) == ["cpu"] * 3
+    assert devices_for(job.model_copy(update={"workers": 3}), 2) == ["cpu"] * 2
+    one_gpu = job.model_copy(update={"workers": 2, "device": "cuda:1"})
+    assert devices_for(one_gpu, 1000) == ["cuda:1"] * 2
+    auto = one_gpu.model_copy(update={"workers": "auto"})
+    assert devices_for(auto, 1000) == ["cuda:1"]
+
+
+@pytest.mark.parametrize(
+    ("said", "each", "alone"),
+    [
+        ("143771, Default\n143771, Default\n", 4, 8),  # of eight cores
+        ("143771, Default\n8192, Default\n", 2, 2),
+        ("2048, Default\n", 1, 1),
+        ("143771, Exclusive_Process\n", 1, 1),
+        ("[N/A], Default\n", 1, 1),
+    ],
+)
+def test_workers_share_a_gpu_as_far_as_cores_and_its_memory_go(
+    job: Job, said: str, each: int, alone: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\nprintf '{said}'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    monkeypatch.setattr(devices, "cpu_count", lambda: 8)
+    auto = job.model_copy(update={"workers": "auto", "device": "auto"})
+    assert devices_for(auto, 1000) == ["cuda:0", "cuda:1"] * each
+    assert devices_for(auto, 3) == (["cuda:0", "cuda:1"] * each)[:3]
+    one = auto.model_copy(update={"device": "cuda:1"})
+    assert devices_for(one, 1000) == ["cuda:1"] * alone
