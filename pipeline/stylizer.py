@@ -31,7 +31,7 @@ MIN_SIDE = 32
 IN_ONE_PIECE = {"cpu": 2048 * 2048, "cuda": 8192 * 8192}
 
 # Pixels in a batch: enough to fill the device, few enough to stay in its caches.
-BATCH_PIXELS = {"cpu": 4 * 256 * 256, "cuda": 64 * 256 * 256}
+BATCH_PIXELS = {"cpu": 8 * 256 * 256, "cuda": 64 * 256 * 256}
 
 
 def pick_device(name: str) -> torch.device:
