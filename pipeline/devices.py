@@ -2,26 +2,54 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
+from contextlib import suppress
 from glob import glob
+from pathlib import Path
 
 from pipeline.job import Job
 
-# Of a GPU's memory for each worker, in MiB: CUDA's own and that of a batch.
-WORKER_MEMORY = 3072
+# Memory for each worker, in MiB: what it takes with default settings, and half as much again. On a
+# GPU that of the GPU, too: CUDA's own and that of a batch.
+WORKER_MEMORY = {"cpu": 1536, "cuda": 3072}
+
+
+# Where a control group says how much of the processors and memory it may have, version 2 and 1.
+QUOTAS = (
+    ("/sys/fs/cgroup/cpu.max",),
+    ("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us"),
+)
+LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 def cpu_count() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0))
+    """Cores that this process may use, or as many as its container's share is worth."""
+    cores = len(os.sched_getaffinity(0))
+    for files in QUOTAS:
+        with suppress(OSError, ValueError):  # another version, or no limit
+            quota, period = (int(n) for file in files for n in Path(file).read_text().split())
+            if quota > 0:
+                cores = min(cores, math.ceil(quota / period))
+    return cores
+
+
+def memory_size() -> int:
+    """MiB of memory that this machine has, or its container."""
+    size = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for file in LIMITS:
+        with suppress(OSError, ValueError):  # another version, or no limit
+            size = min(size, int(Path(file).read_text()))
+    return size >> 20
 
 
 def devices_for(job: Job, shards: int) -> list[str]:
     """The device of each worker, no more of them than there are shards.
 
-    One worker a core, on a GPU as well: a process decodes and encodes about as fast as one core
-    can, however many threads it has, and what a GPU does meanwhile takes less time than that.
+    One worker a core, as far as there is memory for them, and on a GPU as well: a process decodes
+    and encodes about as fast as one core can, however many threads it has, and what a GPU does
+    meanwhile takes less time than that.
     """
     gpus = 0 if job.device == "cpu" else _gpu_count()
     if job.device.startswith("cuda:"):
@@ -30,10 +58,11 @@ def devices_for(job: Job, shards: int) -> list[str]:
         names = [f"cuda:{index}" for index in range(gpus)] or [job.device]
     if job.workers != "auto":
         workers = job.workers
-    elif names[0].startswith("cuda:"):
-        workers = len(names) * max(1, min(cpu_count() // len(names), _room_on_gpu()))
     else:
-        workers = cpu_count()
+        kind = "cuda" if names[0].startswith("cuda:") else "cpu"
+        workers = min(cpu_count(), memory_size() // WORKER_MEMORY[kind])
+        if kind == "cuda":
+            workers = len(names) * max(1, min(workers // len(names), _room_on_gpu()))
     return [names[index % len(names)] for index in range(max(1, min(workers, shards)))]
 
 
@@ -61,6 +90,6 @@ def _room_on_gpu() -> int:
         told = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
         gpus = [line.split(", ") for line in told.stdout.splitlines()]
         shared = all(mode == "Default" for _, mode in gpus)
-        return min(int(memory) for memory, _ in gpus) // WORKER_MEMORY if shared else 1
+        return min(int(memory) for memory, _ in gpus) // WORKER_MEMORY["cuda"] if shared else 1
     except (OSError, subprocess.SubprocessError, ValueError):
         return 1

@@ -12,7 +12,10 @@ from pipeline.devices import cpu_count, devices_for
 from pipeline.job import Job
 
 
-def test_one_worker_a_core_but_none_without_a_shard(job: Job) -> None:
+def test_one_worker_a_core_but_none_without_a_shard(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "memory_size", lambda: 1 << 20)
     auto = job.model_copy(update={"workers": "auto"})
     assert devices_for(auto, 1000) == ["cpu"] * cpu_count()
     assert devices_for(auto, 1) == ["cpu"]
@@ -47,8 +50,43 @@ def test_workers_share_a_gpu_as_far_as_cores_and_its_memory_go(
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
     monkeypatch.setattr(devices, "cpu_count", lambda: 8)
+    monkeypatch.setattr(devices, "memory_size", lambda: 64 << 10)
     auto = job.model_copy(update={"workers": "auto", "device": "auto"})
     assert devices_for(auto, 1000) == ["cuda:0", "cuda:1"] * each
     assert devices_for(auto, 3) == (["cuda:0", "cuda:1"] * each)[:3]
     one = auto.model_copy(update={"device": "cuda:1"})
     assert devices_for(one, 1000) == ["cuda:1"] * alone
+
+
+@pytest.mark.parametrize(
+    ("said", "cores"),
+    [
+        (["max 100000"], 4),
+        (["250000 100000"], 3),
+        (["50000 100000"], 1),
+        (["1600000 100000"], 4),
+        (["-1", "100000"], 4),
+        (["200000", "100000"], 2),
+        ([], 4),
+    ],
+)
+def test_a_containers_share_of_the_processors_is_not_exceeded(
+    said: list[str], cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [tmp_path / str(number) for number, _ in enumerate(said)]
+    for file, words in zip(files, said, strict=True):
+        file.write_text(words + "\n")
+    files = files or [tmp_path / "missing"]
+    monkeypatch.setattr(devices, "QUOTAS", [files])
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(4)))
+    assert cpu_count() == cores
+
+
+@pytest.mark.parametrize(("said", "workers"), [("max", 4), (str(4 << 30), 2), (str(1 << 20), 1)])
+def test_there_are_no_more_workers_than_its_memory_has_room_for(
+    job: Job, said: str, workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "memory.max").write_text(f"{said}\n")
+    monkeypatch.setattr(devices, "LIMITS", [tmp_path / "missing", tmp_path / "memory.max"])
+    monkeypatch.setattr(devices, "cpu_count", lambda: 4)
+    assert devices_for(job.model_copy(update={"workers": "auto"}), 1000) == ["cpu"] * workers
