@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +19,7 @@ from pipeline.ledger import Ledger, recorded_uris
 from pipeline.manifest import Manifest
 from pipeline.styles.mix import parse_style
 
-ENDINGS = {"jpg": r"\.jpe?g", "png": r"\.png", "webp": r"\.webp"}
+ENDINGS = {"jpg": (".jpg", ".jpeg"), "png": (".png",), "webp": (".webp",)}
 
 NEW, DONE, FAILED, AGAIN = range(4)
 
@@ -56,7 +58,14 @@ def output_names(ids: pa.Array, variants: pa.Array, image_format: str) -> pa.Arr
     The id, with ``.<format>`` where it does not end in it; variants after the first carry
     their number before that ending.
     """
-    pattern = rf"(?is)^(?P<stem>.*?)(?P<ending>{ENDINGS[image_format]})?$"
+    endings = ENDINGS[image_format]
+    if not pc.any(pc.greater(variants, 0)).as_py():
+        # Most plans. The regular expression below would be a fifth of their time.
+        lower = pc.ascii_lower(ids)
+        has_one = reduce(pc.or_, [pc.ends_with(lower, ending) for ending in endings])
+        return pc.binary_join_element_wise(ids, pc.if_else(has_one, "", f".{image_format}"), "")
+    known = "|".join(map(re.escape, endings))
+    pattern = rf"(?is)^(?P<stem>.*?)(?P<ending>{known})?$"
     stem, ending = pc.extract_regex(ids, pattern).flatten()
     ending = pc.if_else(pc.equal(ending, ""), f".{image_format}", ending)
     number = pc.binary_join_element_wise(".v", variants.cast(pa.string()), "")
@@ -265,11 +274,9 @@ class _Regrouper:
 
 def shard_key(rows: pa.Table) -> str:
     """Identity of a shard: a digest of the ids and variants in it, in order."""
-    digest = hashlib.blake2b(digest_size=8)
-    variants = rows.column("variant").to_pylist()
-    for row_id, variant in zip(rows.column("id").to_pylist(), variants, strict=True):
-        digest.update(f"{row_id}\0{variant}\0".encode())
-    return digest.hexdigest()
+    variants = rows.column("variant").cast(pa.string())
+    names = pc.binary_join_element_wise(rows.column("id"), variants, "", "\0")
+    return hashlib.blake2b("".join(names.to_pylist()).encode(), digest_size=8).hexdigest()
 
 
 def hashes(texts: pa.Array | pa.ChunkedArray) -> NDArray[np.int64]:
