@@ -66,7 +66,7 @@ class Figures:
     Args:
         decode, network, encode: each alone on all cores; of the network, pixels in memory to
             pixels in memory. allowed: what these allow end to end: on a CPU they share the
-            cores, beside a GPU the slowest sets the pace. limit: which takes most.
+            cores, beside a GPU decoding and encoding do. limit: which takes most.
         end_to_end: JPEG files to JPEG files and ledger, workers running.
     """
 
@@ -117,16 +117,16 @@ def measure(
         tell("encode")
         rates["encode"] = _threaded(lambda pixels: encode(pixels, "jpg", QUALITY), pictures)
         tell("network")
-        rates["network"] = _network_rate(devices)
+        on_gpu = devices[0].startswith("cuda")
+        rates["network"] = _network_rate(devices if on_gpu else devices[:1] * cpu_count())
         tell("end to end")
         whole = _end_to_end(folder)
         after = _rivals(against, folder, tell)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     kind = "cuda" if devices[0].startswith("cuda") else "cpu"
-    allowed = min(rates.values())
-    if kind == "cpu":
-        allowed = 1.0 / sum(1.0 / rate for rate in rates.values())
+    shared = rates.values() if kind == "cpu" else (rates["decode"], rates["encode"])
+    allowed = min(rates["network"], 1.0 / sum(1.0 / rate for rate in shared))
     rivals = []
     for script, one, other in zip(against, before, after, strict=True):
         rate = (one + other) / 2
@@ -205,7 +205,7 @@ def _threaded(call: Callable[[Any], Any], items: list[Any]) -> float:
 
 
 def _network_rate(devices: list[str]) -> float:
-    """Of as many processes as a run would have workers, in the workers' environment."""
+    """Of processes like a run's workers, one for each of ``devices``."""
     processes = [
         subprocess.Popen(
             [sys.executable, "-m", "pipeline.bench", device],

@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 from contextlib import suppress
+from functools import cache
 from glob import glob
 from pathlib import Path
 
@@ -47,9 +48,9 @@ def memory_size() -> int:
 def devices_for(job: Job, shards: int) -> list[str]:
     """The device of each worker, no more of them than there are shards.
 
-    One worker a core, as far as there is memory for them, and on a GPU as well: a process decodes
-    and encodes about as fast as one core can, however many threads it has, and what a GPU does
-    meanwhile takes less time than that.
+    One worker a core, as far as there is memory for them, and on a GPU as well: beside a network
+    that takes no time, a process with two threads for each stage did 450 images a second, two
+    with one thread each 1,100, on the same two cores.
     """
     gpus = 0 if job.device == "cpu" else _gpu_count()
     if job.device.startswith("cuda:"):
@@ -79,13 +80,11 @@ def machine_gpus() -> int:
     return len(glob("/dev/nvidia[0-9]*"))
 
 
+@cache
 def _room_on_gpu() -> int:
-    """Workers for which the smallest GPU has room; 1 where that cannot be learnt."""
-    command = [
-        "nvidia-smi",
-        "--query-gpu=memory.total,compute_mode",
-        "--format=csv,noheader,nounits",
-    ]
+    """Workers for which the fullest GPU has room; 1 where that cannot be learnt."""
+    asked = "--query-gpu=memory.free,compute_mode"
+    command = ["nvidia-smi", asked, "--format=csv,noheader,nounits"]
     try:
         told = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
         gpus = [line.split(", ") for line in told.stdout.splitlines()]

@@ -35,13 +35,14 @@ def ahead(
     """
     begun = deque() if begun is None else begun
     try:
-        for item in items:
-            if pool is None:
+        if pool is None:
+            for item in items:
                 begun.append((item, Future()))
                 result = call(item)
                 begun.popleft()
                 yield result
-                continue
+            return
+        for item in items:
             begun.append((item, pool.submit(call, item)))
             if len(begun) > depth:
                 yield begun[0][1].result()

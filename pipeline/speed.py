@@ -12,7 +12,7 @@ from pipeline.job import Job
 from pipeline.plan import Plan
 from pipeline.results import Summary
 
-# Pixels a second of one worker where nothing has been measured yet: one core, one GPU.
+# Pixels a second where nothing has been measured yet: of a core, of a GPU.
 GUESS = {"cpu": 4e6, "cuda": 200e6}
 
 # A photo's pixels for each byte of its file, where only the bytes are known.
@@ -45,7 +45,8 @@ def estimate(job: Job, plan: Plan) -> tuple[float | None, bool]:
     if job.runner == "ray" and known is None:
         return None, False
     workers = devices_for(job, max(1, plan.shards))
-    rate = known or GUESS[_kind(job)] * len(workers)
+    kind = _kind(job)
+    rate = known or GUESS[kind] * len(set(workers) if kind == "cuda" else workers)
     return pixels / rate, known is not None
 
 

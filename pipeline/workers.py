@@ -42,7 +42,7 @@ LOOK_EVERY = 1.0
 WORKER_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "MALLOC_ARENA_MAX": "1",
-    "MALLOC_MMAP_THRESHOLD_": str(256 << 20),
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),  # the most that every glibc takes
     "MALLOC_TRIM_THRESHOLD_": str(256 << 20),
 }
 
@@ -91,7 +91,7 @@ class WorkerPool:
 
     def __init__(self, job: Job, devices: Sequence[str], threads: int | None = None) -> None:
         self.workers = len(devices)
-        self._threads = threads or max(1, cpu_count() // len(devices))
+        self._threads = threads or max(1, round(cpu_count() / len(devices)))
         self._free: queue.LifoQueue[tuple[Job, _Process | None]] = queue.LifoQueue()
         for device in devices:
             self._free.put((job.model_copy(update={"device": device}), None))

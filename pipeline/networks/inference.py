@@ -63,7 +63,7 @@ class FastInference:
         """Stylize a batch.
 
         Args:
-            photos: (B, 3, H, W) uint8, RGB; H and W multiples of 4.
+            photos: (B, 3, H, W) uint8, RGB; H and W multiples of 4, at least 16.
             mix: (B, styles) or (1, styles), float32, how much of each style; a row sums to 1.
                 One row for the whole batch is the faster way.
 

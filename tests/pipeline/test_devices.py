@@ -49,6 +49,7 @@ def test_workers_share_a_gpu_as_far_as_cores_and_its_memory_go(
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    devices._room_on_gpu.cache_clear()
     monkeypatch.setattr(devices, "cpu_count", lambda: 8)
     monkeypatch.setattr(devices, "memory_size", lambda: 64 << 10)
     auto = job.model_copy(update={"workers": "auto", "device": "auto"})
@@ -56,6 +57,7 @@ def test_workers_share_a_gpu_as_far_as_cores_and_its_memory_go(
     assert devices_for(auto, 3) == (["cuda:0", "cuda:1"] * each)[:3]
     one = auto.model_copy(update={"device": "cuda:1"})
     assert devices_for(one, 1000) == ["cuda:1"] * alone
+    devices._room_on_gpu.cache_clear()
 
 
 @pytest.mark.parametrize(
