@@ -234,14 +234,15 @@ class _Cutter:
         table = pa.concat_tables(self._waiting)
         whole = len(table) // self._size * self._size
         self._waiting, self._count = [table.slice(whole)], len(table) - whole
+        names = row_names(table.slice(0, whole))
         for start in range(0, whole, self._size):
-            rows = table.slice(start, self._size)
-            yield Shard(shard_key(rows), rows)
+            key = shard_key(names[start : start + self._size])
+            yield Shard(key, table.slice(start, self._size))
 
     def rest(self) -> Iterator[Shard]:
         if self._count:
             rows = pa.concat_tables(self._waiting)
-            yield Shard(shard_key(rows), rows)
+            yield Shard(shard_key(row_names(rows)), rows)
 
 
 class _Regrouper:
@@ -272,11 +273,18 @@ class _Regrouper:
         return Shard(self._settled.shards[code], pa.concat_tables(self._waiting.pop(code)))
 
 
-def shard_key(rows: pa.Table) -> str:
-    """Identity of a shard: a digest of the ids and variants in it, in order."""
+def row_names(rows: pa.Table) -> list[str]:
+    """For each row its id and variant, so that no two are alike."""
     variants = rows.column("variant").cast(pa.string())
-    names = pc.binary_join_element_wise(rows.column("id"), variants, "", "\0")
-    return hashlib.blake2b("".join(names.to_pylist()).encode(), digest_size=8).hexdigest()
+    names: list[str] = pc.binary_join_element_wise(
+        rows.column("id"), variants, "", "\0"
+    ).to_pylist()
+    return names
+
+
+def shard_key(names: list[str]) -> str:
+    """Identity of a shard: a digest of the names of its rows, in order."""
+    return hashlib.blake2b("".join(names).encode(), digest_size=8).hexdigest()
 
 
 def hashes(texts: pa.Array | pa.ChunkedArray) -> NDArray[np.int64]:
