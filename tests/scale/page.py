@@ -225,7 +225,7 @@ def _way(name: str, one: dict[str, float]) -> str:
 
 
 def _took(one: dict[str, float]) -> str:
-    return f"{one['seconds']:,.1f} | {one['core_seconds']:,.1f} | {one['megabytes']:,.0f} MB"
+    return f"{one['seconds']:,.2f} | {one['core_seconds']:,.2f} | {one['megabytes']:,.0f} MB"
 
 
 def _shards(runs: list[dict[str, Any]]) -> str:

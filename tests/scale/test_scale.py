@@ -66,7 +66,7 @@ def found() -> dict[str, Any]:
 
 def test_the_page_tells_what_was_found(found: dict[str, Any]) -> None:
     text = page.page(found, "PostgreSQL")
-    assert "| 1,000,000 | 1 | and written down | 1,010.0 | 1,010.0 | 519 MB |" in text
+    assert "| 1,000,000 | 1 | and written down | 1,010.00 | 1,010.00 | 519 MB |" in text
     assert "A row takes 12.0 µs and 100 bytes" in text
     assert "for 2,000 parts there were\n2,005 requests" in text
     assert "| shards done | 998 of 1,000 |" in text
