@@ -107,6 +107,7 @@ def measure(
         pictures = _photos(photos) if photos else _synthetic()
         files = [encode(picture, "jpg", QUALITY) for picture in pictures]
         devices = devices_for(_job(folder), cpu_count())
+        kind = "cuda" if devices[0].startswith("cuda") else "cpu"
         _write(files, folder / "photos", count + len(devices) * SHARD)
         _write(files, folder / "rivals", count)
         # Before and after, and the mean of both: a busy neighbour shall not decide the ratio.
@@ -117,14 +118,13 @@ def measure(
         tell("encode")
         rates["encode"] = _threaded(lambda pixels: encode(pixels, "jpg", QUALITY), pictures)
         tell("network")
-        on_gpu = devices[0].startswith("cuda")
-        rates["network"] = _network_rate(devices if on_gpu else devices[:1] * cpu_count())
+        alone = devices if kind == "cuda" else devices[:1] * cpu_count()
+        rates["network"] = _network_rate(alone)
         tell("end to end")
         whole = _end_to_end(folder)
         after = _rivals(against, folder, tell)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    kind = "cuda" if devices[0].startswith("cuda") else "cpu"
     shared = rates.values() if kind == "cpu" else (rates["decode"], rates["encode"])
     allowed = min(rates["network"], 1.0 / sum(1.0 / rate for rate in shared))
     rivals = []
@@ -221,12 +221,9 @@ def _network_rate(devices: list[str]) -> float:
 
 
 def _network_rate_here(device: str) -> float:
-    import torch
-
     from pipeline.styles.mix import parse_style
     from pipeline.stylizer import Stylizer
 
-    torch.set_num_threads(1)
     pack = find_pack("")
     stylizer = Stylizer(pack, device)
     size = stylizer.batch_size(SIZE, SIZE)

@@ -195,8 +195,7 @@ class _StripLayer:
 
     def __call__(self, x: Tensor, border: str = "reflect") -> Tensor:
         """The convolution of rows that come with those under the kernel's edge."""
-        kernel = self._layer.weight.shape[-1]
-        width = (kernel - self._layer.stride + 1) // 2
+        width = self._layer.border
         return self._layer(F.pad(x, (width, width, 0, 0), mode=border))
 
     def learn(self, strips: Sequence[Sums]) -> None:

@@ -23,6 +23,7 @@ class Layer:
 
     weight: Tensor
     stride: int
+    border: int  # rows and columns that the kernel wants on each side of what it is given
     scale: slice
     shift: slice
 
@@ -43,18 +44,18 @@ class FastInference:
         def ready(weight: Tensor) -> Tensor:
             return weight.detach().to(dtype).contiguous(memory_format=torch.channels_last)
 
-        def layer(styled: StyledConv, weight: Tensor | None = None) -> Layer:
-            conv = styled.conv
-            stride = conv.stride[0]
-            return Layer(
-                ready(conv.weight if weight is None else weight), stride, styled.scale, styled.shift
-            )
+        def layer(styled: StyledConv, weight: Tensor) -> Layer:
+            stride = styled.conv.stride[0]
+            return Layer(ready(weight), stride, styled.padding, styled.scale, styled.shift)
+
+        def as_trained(styled: StyledConv) -> Layer:
+            return layer(styled, styled.conv.weight)
 
         self.dtype = dtype
         self.stride = network.stride
         self.styles = network.styles.detach()
-        self.down1, self.down2 = layer(network.down1), layer(network.down2)
-        self.blocks = [(layer(first), layer(second)) for first, second in network.blocks()]
+        self.down1, self.down2 = as_trained(network.down1), as_trained(network.down2)
+        self.blocks = [(as_trained(one), as_trained(other)) for one, other in network.blocks()]
         self.up = layer(network.up, at_small_size(network.up.conv.weight.detach()))
         self._out = ready(network.out.weight)
         self._bias = None if network.out.bias is None else network.out.bias.detach().to(dtype)
@@ -79,7 +80,7 @@ class FastInference:
         def rectified(x: Tensor, layer: Layer) -> Tensor:
             return reflected(relu_(normalized(x, layer)), 1, self.dtype)
 
-        x = reflected(photos, 2, self.dtype).div_(WHITE)
+        x = reflected(photos, self.down1.border, self.dtype).div_(WHITE)
         x = rectified(self.down1(x), self.down1)
         x = rectified(self.down2(x), self.down2)
         for first, second in self.blocks:
