@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import tempfile
@@ -34,6 +35,11 @@ def room(shape: tuple[int, ...], dtype: Any = np.uint8) -> NDArray[Any]:
     wanted = math.prod(shape) * np.dtype(dtype).itemsize
     with tempfile.TemporaryFile(prefix="restyle-") as file:
         try:
+            # Asked first: to try would fill the disk to the brim until it failed, and whoever
+            # else writes there meanwhile would fail, too.
+            free = os.fstatvfs(file.fileno())
+            if free.f_bavail * free.f_frsize < wanted:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.posix_fallocate(file.fileno(), 0, wanted)
         except OSError as error:
             where = tempfile.gettempdir()

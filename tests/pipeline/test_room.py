@@ -44,8 +44,13 @@ def test_files_are_gone_with_their_arrays(folder: Path) -> None:
     assert mapped() == 0
 
 
-def test_no_room_is_said_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_room_is_said_at_once_and_the_disk_is_not_filled_to_find_out(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+    monkeypatch.setattr(os, "posix_fallocate", lambda *asked: tried.append(asked))
     free = os.statvfs(folder)
     with pytest.raises(RowError, match=rf"no room for .* in {folder} \(set TMPDIR"):
         room.room((free.f_bavail * free.f_frsize + (1 << 30),))
     assert not any(folder.iterdir())
+    assert not tried
