@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, PngImagePlugin, UnidentifiedImageError
 
@@ -86,7 +87,7 @@ def decode(data: bytes, size: tuple[int, int] | None, max_pixels: int) -> Photo:
             f"{image.width}x{image.height} is more than {max_pixels} pixels (--max-pixels)",
         )
     try:
-        return _decode(image, size)
+        return _decode(data, image, size)
     except RowError:
         raise
     except MemoryError as error:
@@ -95,7 +96,7 @@ def decode(data: bytes, size: tuple[int, int] | None, max_pixels: int) -> Photo:
         raise RowError("input", f"damaged: {_short(error)}") from error
 
 
-def _decode(image: Image.Image, size: tuple[int, int] | None) -> Photo:
+def _decode(data: bytes, image: Image.Image, size: tuple[int, int] | None) -> Photo:
     file_format = image.format or ""
     # Pillow turns TIFFs upright by itself.
     orientation = 1 if file_format == "TIFF" else _orientation(image)
@@ -106,6 +107,10 @@ def _decode(image: Image.Image, size: tuple[int, int] | None) -> Photo:
     if size:
         # A JPEG is decoded at 1/2, 1/4 or 1/8, which is most of the time saved.
         image.draft(None, _covering(image.size, size))
+    if file_format == "JPEG" and size in (None, image.size) and orientation not in UPRIGHT:
+        pixels = _jpeg_pixels(data, image.size) if is_srgb(image) else None
+        if pixels is not None:
+            return Photo(pixels, file_format, width, height)
     image.load()
     image = to_srgb(image)
     if size and size != image.size:
@@ -114,6 +119,24 @@ def _decode(image: Image.Image, size: tuple[int, int] | None) -> Photo:
     if orientation in UPRIGHT:
         image = image.transpose(UPRIGHT[orientation])
     return Photo(_pixels(image), file_format, width, height)
+
+
+def _jpeg_pixels(data: bytes, size: tuple[int, int]) -> Pixels | None:
+    """The same pixels as Pillow's in two thirds of the time, and a third of the memory.
+
+    Args:
+        size: (width, height): the image's, or 1/2, 1/4 or 1/8 of it, rounded up.
+
+    Returns:
+        None: Pillow may know what to do with it, or what to say.
+    """
+    width, height = size
+    pixels = room((height, width, 3))
+    try:
+        simplejpeg.decode_jpeg(data, min_height=height, min_width=width, buffer=pixels)
+    except ValueError:
+        return None
+    return pixels
 
 
 def _pixels(image: Image.Image) -> Pixels:
@@ -148,9 +171,17 @@ def _centre(have: tuple[int, int], want: tuple[int, int]) -> tuple[float, float,
     return left, top, left + width, top + height
 
 
+def is_srgb(image: Image.Image) -> bool:
+    """Whether there is nothing that ``to_srgb`` would have to do."""
+    if image.mode != "RGB" or "transparency" in image.info:
+        return False
+    profile = image.info.get("icc_profile")
+    return not profile or _to_srgb_transform(profile, image.mode) is None
+
+
 def to_srgb(image: Image.Image) -> Image.Image:
     """``image`` in mode RGB and the sRGB colour space, laid on white where it is transparent."""
-    if image.mode == "RGB" and not {"icc_profile", "transparency"} & image.info.keys():
+    if is_srgb(image):
         return image
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         return _from_deep_grey(image).convert("RGB")
@@ -223,19 +254,22 @@ def encode(pixels: Pixels, image_format: str, quality: int) -> bytes:
     Raises:
         RowError: the format cannot hold an image of this size.
     """
-    buffer = io.BytesIO()
-    image = Image.fromarray(pixels)
     try:
         if image_format == "jpg":
-            image.save(buffer, "JPEG", quality=quality)
-        elif image_format == "png":
+            # Two thirds of Pillow's time; a large image is not copied.
+            pixels = np.ascontiguousarray(pixels)
+            return bytes(simplejpeg.encode_jpeg(pixels, quality, "RGB", "420"))
+        buffer = io.BytesIO()
+        image = Image.fromarray(pixels)
+        if image_format == "png":
             image.save(buffer, "PNG", compress_level=3)
         else:
             image.save(buffer, "WEBP", quality=quality, method=2)
+        return buffer.getvalue()
     except (OSError, ValueError) as error:
-        size = f"{image.width}x{image.height}"
+        height, width = pixels.shape[:2]
+        size = f"{width}x{height}"
         raise RowError("resource", f"{image_format} cannot hold {size}: {_short(error)}") from error
-    return buffer.getvalue()
 
 
 def _short(error: Exception) -> str:

@@ -359,6 +359,43 @@ def test_quick_jpeg_decoding_gives_what_full_decoding_would() -> None:
     assert mean_difference(decode(data, (128, 128), LIMIT).pixels, slow) < 3
 
 
+@pytest.mark.parametrize(
+    ("shape", "part"), [((1, 1), 1), ((7, 5), 1), ((64, 64), 2), ((336, 504), 4), ((496, 328), 8)]
+)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"subsampling": 0},
+        {"subsampling": 1},
+        {"subsampling": 2, "progressive": True},
+        {"keep_rgb": True},
+        {"restart_marker_rows": 1},
+    ],
+    ids=str,
+)
+def test_jpegs_have_the_pixels_that_pillow_gives_them(
+    options: dict[str, Any], shape: tuple[int, int], part: int
+) -> None:
+    data = saved(Image.fromarray(picture(*shape)), "JPEG", quality=90, **options)
+    size = (-(-shape[0] // part), -(-shape[1] // part))
+    theirs = Image.open(io.BytesIO(data))
+    theirs.draft(None, size)
+    assert theirs.size == size
+    assert difference(decode(data, size, LIMIT).pixels, theirs) == 0
+
+
+def test_a_large_jpeg_is_decoded_into_a_file_and_encoded_from_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data = encode(picture(300, 200), "jpg", 90)
+    in_memory = decode(data, None, LIMIT).pixels
+    monkeypatch.setattr("pipeline.room.IN_MEMORY", 1000)
+    in_file = decode(data, None, LIMIT).pixels
+    assert isinstance(in_file, np.memmap)
+    assert difference(in_file, in_memory) == 0
+    assert encode(in_file, "jpg", 90) == encode(in_memory, "jpg", 90)
+
+
 # Limits
 
 
