@@ -63,7 +63,7 @@ class ShardWorker:
     Args:
         job: with ``out`` in full.
         threads: for decoding, again for encoding, and on a CPU again for the network; 1: all
-            that in one, beside those that wait for the storage.
+            that in one, beside those that wait for the storage or a GPU.
         board: says which rows are in hand, by their number in the shard.
     """
 
@@ -198,6 +198,7 @@ class ShardWorker:
             decoding = stylizing = encoding = None
             if self._threads > 1:
                 decoding, encoding = pool("decode", self._threads), pool("encode", self._threads)
+            if self._threads > 1 or self._stylizer.is_waited_for:
                 stylizing = pool("stylize", network_threads)
             fetch = timed("fetch", self._fetch)
             fetched = ahead(fetching, fetch, chunks(items, chunk), CHUNKS_AHEAD, begun["fetch"])
@@ -207,8 +208,7 @@ class ShardWorker:
             )
             stylize = timed("stylize", self._stylize)
             batches = self._batches(decoded)
-            batches_ahead = network_threads if network_threads > 1 else 0
-            styled = ahead(stylizing, stylize, batches, batches_ahead, begun["stylize"])
+            styled = ahead(stylizing, stylize, batches, network_threads, begun["stylize"])
             encode_item = timed("encode", partial(_unless_failed, "encode", self._encode))
             encoded = ahead(
                 encoding, encode_item, chain.from_iterable(styled), depth, begun["encode"]

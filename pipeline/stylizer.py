@@ -101,6 +101,11 @@ class Stylizer:
         """
         return cores if self.device.type == "cpu" else 1
 
+    @property
+    def is_waited_for(self) -> bool:
+        """Whether another device computes, so that a thread that calls it leaves its core free."""
+        return self.device.type != "cpu"
+
     def memory(self) -> int:
         """Bytes of a GPU's memory that it holds; 0 on a CPU."""
         return torch.cuda.memory_reserved(self.device) if self.device.type == "cuda" else 0
@@ -185,8 +190,7 @@ class Stylizer:
             strength = torch.tensor(strengths, dtype=torch.float32, device=self.device)
             styled = torch.lerp(given / 255.0, styled, strength[:, None, None, None])
         result = styled.mul(255.0).round_().to(torch.uint8)
-        pixels: Pixels = result.permute(0, 2, 3, 1).contiguous().cpu().numpy()
-        return pixels
+        return _to_host(result.permute(0, 2, 3, 1).contiguous())
 
     def _weights(self, mixes: Sequence[Mix]) -> Tensor:
         """(1, styles) if all mixes are the same, else (B, styles)."""
@@ -210,6 +214,19 @@ class _Plain:
     def __call__(self, photos: Tensor, mix: Tensor) -> Tensor:
         """As FastInference does."""
         return self._network(photos.to(self._dtype) / WHITE, mix)
+
+
+def _to_host(result: Tensor) -> Pixels:
+    """``result`` as an array."""
+    if result.device.type != "cpu":
+        copy = torch.empty(result.shape, dtype=result.dtype, pin_memory=True)
+        copy.copy_(result, non_blocking=True)
+        # Torch's own wait would spin, on the core that decodes and encodes meanwhile.
+        done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+        torch.cuda.current_stream(result.device).record_event(done).synchronize()
+        result = copy
+    pixels: Pixels = result.numpy()
+    return pixels
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:

@@ -23,6 +23,7 @@ from pipeline.shard import Item, ShardWorker
 from pipeline.spool import read_shard
 from pipeline.storage import Storage, join
 from pipeline.styles.pack import find_pack
+from pipeline.stylizer import Stylizer
 from tests.conftest import jpeg, open_image, picture, write_photos
 from tests.pipeline.runs import changed, ledger_of, plan_job, run_job, write_tar
 from tests.pipeline.servers import files, serving
@@ -426,6 +427,31 @@ def test_where_images_wait_is_seen(
         assert run.result().done == 4
     assert worker.queues() == none
     assert worker.gpu_memory() == {}
+
+
+def test_a_worker_with_one_thread_decodes_while_a_gpu_computes(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request, (ref, _) = plan_job(job)
+    worker = ShardWorker(request.job, request.pack, request.storage)
+    monkeypatch.setattr(Stylizer, "is_waited_for", True)
+    monkeypatch.setattr(Stylizer, "batch_size", lambda *_: 1)
+    decode_item, stylize = worker._decode, worker._stylize
+    decoded: list[int] = []
+
+    def decode_and_count(item: Item) -> None:
+        decode_item(item)
+        decoded.append(item.index)
+
+    def wait_and_stylize(batch: list[Item]) -> list[Item]:
+        (item,) = batch
+        wait_until(lambda: len(decoded) > min(item.index + 2, 3), 20)
+        return stylize(batch)
+
+    monkeypatch.setattr(worker, "_decode", decode_and_count)
+    monkeypatch.setattr(worker, "_stylize", wait_and_stylize)
+    rows = read_shard(request.storage, ref)
+    assert worker.run(ref.key, rows, lambda done, failed: None).done == 4
 
 
 def test_images_in_tars_are_done_with_their_labels(job: Job, tmp_path: Path) -> None:
