@@ -67,6 +67,21 @@ def devices_for(job: Job, shards: int) -> list[str]:
     return [names[index % len(names)] for index in range(max(1, min(workers, shards)))]
 
 
+def check_device(job: Job) -> None:
+    """See whether the GPU that a job asks for is in this machine.
+
+    Raises:
+        RequestError: it is not.
+    """
+    if job.runner == "local" and job.device.startswith("cuda"):
+        _, _, index = job.device.partition(":")
+        if int(index or 0) >= _gpu_count():
+            # A GPU need not have a file of its own; torch knows, but takes seconds to be asked.
+            from pipeline.stylizer import pick_device
+
+            pick_device(job.device)
+
+
 def _gpu_count() -> int:
     """GPUs that this process may use, without the seconds it takes to ask torch."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pipeline.claim import Claim
+from pipeline.devices import check_device
 from pipeline.errors import RequestError
 from pipeline.job import Job
 from pipeline.ledger import RESERVED, Ledger
@@ -51,6 +52,7 @@ def prepare(job: Job) -> Request:
         RequestError: what is wrong, and what to do.
     """
     job = job.resolved()
+    check_device(job)
     storage = open_storage(job)
     pack = choose_pack(packs_at(job.pack, storage), job.style)
     job = job.model_copy(update={"pack": "" if pack.path == SHIPPED else str(pack.path)})

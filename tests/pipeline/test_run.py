@@ -43,6 +43,7 @@ def test_prepare_makes_all_places_full(job: Job, monkeypatch: pytest.MonkeyPatch
         ({"source": "/no/such/x.tar"}, "x.tar does not exist"),
         ({"source": "nosuch://bucket/x"}, "nosuch"),
         ({"pack": "/no/such.safetensors"}, "no style pack at /no/such.safetensors"),
+        ({"device": "cuda:99"}, "cuda:99 is not to be had.*--device cpu does without"),
     ],
 )
 def test_a_wrong_request_is_refused_before_anything_is_written(
@@ -51,6 +52,11 @@ def test_a_wrong_request_is_refused_before_anything_is_written(
     with pytest.raises(RequestError, match=message):
         prepare(changed(job, **settings))
     assert not Path(job.out).exists()
+
+
+def test_the_gpus_of_a_cluster_are_not_looked_for_here(job: Job) -> None:
+    there = prepare(changed(job, device="cuda:99", runner="ray"))
+    assert there.job.device == "cuda:99"
 
 
 @pytest.mark.parametrize("place", ["source", "out"])
