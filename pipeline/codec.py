@@ -18,8 +18,8 @@ from pipeline.room import room
 
 Pixels = NDArray[np.uint8]
 
-# What is decoded. Not all that Pillow knows: some of its formats start other programs, or decode
-# before the image's size can be looked at (ICO).
+# What is decoded, besides HEIF. Not all that Pillow knows: some of its formats start other
+# programs, or decode before the image's size can be looked at (ICO).
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "TIFF", "BMP", "DIB", "JPEG2000", "PPM",
            "TGA", "PCX")  # fmt: skip
 
@@ -74,7 +74,7 @@ def decode(data: bytes, size: tuple[int, int] | None, max_pixels: int) -> Photo:
     if not data:
         raise RowError("input", "the file is empty")
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = Image.open(io.BytesIO(data), formats=_formats(data))
     except UnidentifiedImageError:
         is_page = data.lstrip()[:1] == b"<"
         what = "not an image but a web page" if is_page else "not an image that restyle can read"
@@ -94,6 +94,22 @@ def decode(data: bytes, size: tuple[int, int] | None, max_pixels: int) -> Photo:
         raise RowError("resource", f"no memory for {image.width}x{image.height}") from error
     except Exception as error:
         raise RowError("input", f"damaged: {_short(error)}") from error
+
+
+def _formats(data: bytes) -> tuple[str, ...]:
+    """What the file may be."""
+    if data[4:8] != b"ftyp":
+        return FORMATS
+    _learn_heif()
+    return (*FORMATS, "HEIF")
+
+
+@lru_cache(maxsize=1)
+def _learn_heif() -> None:
+    """Tell Pillow of what phones make; not before there is one, as that takes a while."""
+    import pi_heif
+
+    pi_heif.register_heif_opener(decode_threads=1)
 
 
 def _decode(data: bytes, image: Image.Image, size: tuple[int, int] | None) -> Photo:

@@ -6,6 +6,7 @@ import io
 import struct
 import time
 import zlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -204,6 +205,19 @@ def test_every_format_is_read(image_format: str) -> None:
     assert photo.format == image_format
     assert (photo.width, photo.height) == (8, 6)
     assert difference(photo.pixels, ORANGE) <= 4
+
+
+def test_what_a_phone_makes_is_read_and_stands_upright() -> None:
+    """``quarters()`` four times as large, turned like orientation 6; written by pillow-heif."""
+    data = Path(__file__).with_name("turned.heic").read_bytes()
+    photo = decode(data, None, LIMIT)
+    assert_pixels(photo, 64, 128)
+    assert (photo.format, photo.width, photo.height) == ("HEIF", 128, 64)
+    assert mean_difference(photo.pixels, quarters().repeat(4, 0).repeat(4, 1)) < 2
+    assert_pixels(decode(data, (32, 32), LIMIT), 32, 32)
+    assert refused(data, limit=128 * 64 - 1).error_class == "resource"
+    for part in (len(data) // 2, len(data) - 40):
+        assert refused(data[:part]).error_class == "input"
 
 
 def test_float_images_are_stretched_over_their_range() -> None:

@@ -105,7 +105,7 @@ def files() -> list[bytes]:
         file = io.BytesIO()
         photo.save(file, image_format, **options)
         found.append(file.getvalue())
-    return found
+    return [*found, Path(__file__).with_name("turned.heic").read_bytes()]
 
 
 FILES = files()
