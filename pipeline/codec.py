@@ -26,6 +26,10 @@ FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "TIFF", "BMP", "DIB", "JPEG2000
 # Rows that are taken out of an image of Pillow's at a time.
 BAND = 1024
 
+# Qualities of JPEG at which simplejpeg's quick cosine transform shows: at 95 by .4 dB, the median
+# of 13 photos, up to 1.7. At 92 it is .12, below that less, and from 96 on it takes the exact one.
+SHOWS_IN_JPEG = range(93, 96)
+
 EXIF_ORIENTATION = 0x0112
 # What undoes each orientation, Exif 2.32, 4.6.4 A.
 UPRIGHT = {
@@ -123,7 +127,7 @@ def _decode(data: bytes, image: Image.Image, size: tuple[int, int] | None) -> Ph
     if size:
         # A JPEG is decoded at 1/2, 1/4 or 1/8, which is most of the time saved.
         image.draft(None, _covering(image.size, size))
-    if file_format == "JPEG" and size in (None, image.size) and orientation not in UPRIGHT:
+    if file_format == "JPEG" and size in (None, image.size) and orientation == 1:
         pixels = _jpeg_pixels(data, image.size) if is_srgb(image) else None
         if pixels is not None:
             return Photo(pixels, file_format, width, height)
@@ -132,16 +136,16 @@ def _decode(data: bytes, image: Image.Image, size: tuple[int, int] | None) -> Ph
     if size and size != image.size:
         box = _centre(image.size, size)
         image = image.resize(size, Image.Resampling.BICUBIC, box=box, reducing_gap=2.0)
-    if orientation in UPRIGHT:
+    if orientation != 1:
         image = image.transpose(UPRIGHT[orientation])
     return Photo(_pixels(image), file_format, width, height)
 
 
 def _jpeg_pixels(data: bytes, size: tuple[int, int]) -> Pixels | None:
-    """The same pixels as Pillow's in two thirds of the time, and a third of the memory.
+    """The same pixels as Pillow's in two thirds of the time, and less memory.
 
     Args:
-        size: (width, height): the image's, or 1/2, 1/4 or 1/8 of it, rounded up.
+        size: (width, height): the image's, or 1/2, 1/4 or 1/8 of it.
 
     Returns:
         None: Pillow may know what to do with it, or what to say.
@@ -149,10 +153,10 @@ def _jpeg_pixels(data: bytes, size: tuple[int, int]) -> Pixels | None:
     width, height = size
     pixels = room((height, width, 3))
     try:
-        simplejpeg.decode_jpeg(data, min_height=height, min_width=width, buffer=pixels)
-    except ValueError:
+        found = simplejpeg.decode_jpeg(data, min_height=height, min_width=width, buffer=pixels)
+    except (ValueError, RuntimeError):
         return None
-    return pixels
+    return pixels if found.shape == pixels.shape else None
 
 
 def _pixels(image: Image.Image) -> Pixels:
@@ -168,9 +172,10 @@ def _pixels(image: Image.Image) -> Pixels:
 
 def _orientation(image: Image.Image) -> int:
     try:
-        return int(image.getexif().get(EXIF_ORIENTATION, 1))
+        orientation = int(image.getexif().get(EXIF_ORIENTATION, 1))
     except Exception:  # an unreadable tag is no orientation
         return 1
+    return orientation if orientation in UPRIGHT else 1
 
 
 def _covering(have: tuple[int, int], want: tuple[int, int]) -> tuple[int, int]:
@@ -268,23 +273,26 @@ def encode(pixels: Pixels, image_format: str, quality: int) -> bytes:
         image_format: jpg, png or webp. quality: 1 to 100, of jpg and webp.
 
     Raises:
-        RowError: the format cannot hold an image of this size.
+        RowError: the format, or memory, cannot hold an image of this size.
     """
+    size = f"{pixels.shape[1]}x{pixels.shape[0]}"
     try:
-        if image_format == "jpg":
-            # Two thirds of Pillow's time; a large image is not copied.
+        if image_format == "jpg" and quality not in SHOWS_IN_JPEG:
+            # Two thirds of Pillow's time, and a large image is not copied.
             pixels = np.ascontiguousarray(pixels)
             return bytes(simplejpeg.encode_jpeg(pixels, quality, "RGB", "420"))
         buffer = io.BytesIO()
         image = Image.fromarray(pixels)
-        if image_format == "png":
+        if image_format == "jpg":
+            image.save(buffer, "JPEG", quality=quality)
+        elif image_format == "png":
             image.save(buffer, "PNG", compress_level=3)
         else:
             image.save(buffer, "WEBP", quality=quality, method=2)
         return buffer.getvalue()
+    except (MemoryError, RuntimeError) as error:
+        raise RowError("resource", f"no memory to encode {size}") from error
     except (OSError, ValueError) as error:
-        height, width = pixels.shape[:2]
-        size = f"{width}x{height}"
         raise RowError("resource", f"{image_format} cannot hold {size}: {_short(error)}") from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 # ITU-R BT.601, as in JPEG.
@@ -10,8 +11,8 @@ LUMA = (0.299, 0.587, 0.114)
 
 def luminance(images: Tensor) -> Tensor:
     """(B, 3, H, W) RGB -> (B, 1, H, W)."""
-    weights = images.new_tensor(LUMA)[None, :, None, None]
-    return (images * weights).sum(1, keepdim=True)
+    red, green, blue = torch.split(images, 1, dim=1)
+    return red * LUMA[0] + green * LUMA[1] + blue * LUMA[2]
 
 
 def with_colour_of(photos: Tensor, styled: Tensor) -> Tensor:

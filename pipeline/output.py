@@ -17,7 +17,7 @@ from pipeline.storage import Storage, join, redact
 from pipeline.styles.mix import styles_in
 from pipeline.styles.pack import RIGHTS, Pack
 
-RECORDED_VERSIONS = ("torch", "pillow", "numpy", "pyarrow")
+RECORDED_VERSIONS = ("torch", "pillow", "simplejpeg", "pi-heif", "numpy", "pyarrow")
 
 
 class JobRecord(BaseModel):

@@ -37,8 +37,9 @@ def room(shape: tuple[int, ...], dtype: Any = np.uint8) -> NDArray[Any]:
         try:
             # Asked first: to try would fill the disk to the brim until it failed, and whoever
             # else writes there meanwhile would fail, too.
-            free = os.fstatvfs(file.fileno())
-            if free.f_bavail * free.f_frsize < wanted:
+            disk = os.fstatvfs(file.fileno())
+            has_limit = disk.f_blocks > 0
+            if has_limit and disk.f_bavail * disk.f_frsize < wanted:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.posix_fallocate(file.fileno(), 0, wanted)
         except OSError as error:

@@ -187,7 +187,8 @@ class Stylizer:
         if self._preserve_colour:
             styled = with_colour_of(given / 255.0, styled)
         if min(strengths) < 1.0:
-            strength = torch.tensor(strengths, dtype=torch.float32, device=self.device)
+            # Without waiting for what the device is at.
+            strength = torch.tensor(strengths).to(self.device, non_blocking=True)
             styled = torch.lerp(given / 255.0, styled, strength[:, None, None, None])
         result = styled.mul(255.0).round_().to(torch.uint8)
         return _to_host(result.permute(0, 2, 3, 1).contiguous())
@@ -219,13 +220,10 @@ class _Plain:
 def _to_host(result: Tensor) -> Pixels:
     """``result`` as an array."""
     if result.device.type != "cpu":
-        copy = torch.empty(result.shape, dtype=result.dtype, pin_memory=True)
-        copy.copy_(result, non_blocking=True)
         # Torch's own wait would spin, on the core that decodes and encodes meanwhile.
         done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
         torch.cuda.current_stream(result.device).record_event(done).synchronize()
-        result = copy
-    pixels: Pixels = result.numpy()
+    pixels: Pixels = result.cpu().numpy()
     return pixels
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from pathlib import Path
@@ -54,3 +55,15 @@ def test_no_room_is_said_at_once_and_the_disk_is_not_filled_to_find_out(
         room.room((free.f_bavail * free.f_frsize + (1 << 30),))
     assert not any(folder.iterdir())
     assert not tried
+
+
+def test_room_that_others_took_meanwhile_is_missed_at_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(RowError, match="no room for"):
+        room.room((2000,))
+    assert not any(folder.iterdir())
