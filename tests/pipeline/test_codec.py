@@ -602,3 +602,10 @@ def test_a_side_the_format_cannot_hold_is_a_matter_of_resources(
 
 def test_png_holds_any_side() -> None:
     assert len(encode(np.zeros((1, 70_000, 3), np.uint8), "png", 90)) > 0
+
+
+def test_a_result_that_memory_cannot_hold_is_a_matter_of_resources() -> None:
+    endless = np.broadcast_to(np.uint8(0), (10**8, 10**8, 3))
+    with pytest.raises(RowError, match="no memory to encode 100000000x100000000") as caught:
+        encode(endless, "jpg", 90)
+    assert caught.value.error_class == "resource"
