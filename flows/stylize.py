@@ -4,11 +4,12 @@
 # nowhere to look their names up.
 
 import queue
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from contextvars import copy_context
 from typing import Any
 
-from prefect import Flow, State, flow, get_client, get_run_logger, tags
+from prefect import Flow, State, flow, get_client, get_run_logger
 from prefect.client.schemas.objects import FlowRun
 from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
@@ -23,7 +24,7 @@ from tasks.artifacts import ProgressArtifact, publish_summary
 from tasks.events import is_degraded, tell_of_failures
 from tasks.metrics import count_shard, send_metrics, show_load
 from tasks.prepare import finish_run, plan_run
-from tasks.progress import Tracker, watcher
+from tasks.progress import Snapshot, Tracker, watcher
 from tasks.shards import join_cluster, make_pool, stylize_shard
 from tasks.suspend import Suspension
 
@@ -46,20 +47,20 @@ def stylize(job: Job) -> State[Summary]:
     """Stylize a collection of images; what is done already is not done again."""
     logger = get_run_logger()
     send_metrics(flow_run.id)
-    with _tagged(names.tags_of(job)):
-        if job.runner == "ray":
-            join_cluster()
-        request, plan, refs = plan_run(job)
-        try:
-            summary = Summary.of(request.job, plan)
-            logger.info(
-                "%s rows: %s done before, %s failed before, %s to do in %s shards",
-                *(f"{n:,}" for n in (plan.rows, plan.done, plan.failed, plan.left, len(refs))),
-            )
-            _do_shards(request.job, plan, refs, summary)
-            finish_run(request, summary)
-        finally:
-            request.claim.release()
+    _tag_run(names.tags_of(job))
+    if job.runner == "ray":
+        join_cluster()
+    request, plan, refs = plan_run(job)
+    try:
+        summary = Summary.of(request.job, plan)
+        logger.info(
+            "%s rows: %s done before, %s failed before, %s to do in %s shards",
+            *(f"{n:,}" for n in (plan.rows, plan.done, plan.failed, plan.left, len(refs))),
+        )
+        _do_shards(request.job, plan, refs, summary)
+        finish_run(request, summary)
+    finally:
+        request.claim.release()
     publish_summary(request, summary)
     ending = Completed if summary.succeeded else Failed
     return ending(message=str(summary), data=summary)
@@ -76,12 +77,14 @@ def show_as_cancelled(
             client.set_flow_run_state(flow_run.id, cancelled, force=True)
 
 
-@contextmanager
-def _tagged(more: list[str]) -> Iterator[None]:
-    """Tags this flow run, and the task runs that are made inside."""
-    with get_client(sync_client=True) as client, tags(*more) as all_tags:
-        client.update_flow_run(flow_run.id, tags=sorted({*flow_run.tags, *all_tags}))
-        yield
+def _tag_run(more: list[str]) -> None:
+    """Tag this flow run, and not its task runs.
+
+    A task run with a tag asks the server for leave to begin, in case the tag has a limit: every
+    five seconds all workers wait for its answer, and a busy server takes seconds to give it.
+    """
+    with get_client(sync_client=True) as client:
+        client.update_flow_run(flow_run.id, tags=sorted({*flow_run.tags, *more}))
 
 
 def _do_shards(job: Job, plan: Plan, refs: list[ShardRef], summary: Summary) -> None:
@@ -91,40 +94,52 @@ def _do_shards(job: Job, plan: Plan, refs: list[ShardRef], summary: Summary) -> 
     pool = make_pool(job, len(refs))
     finished: queue.Queue[PrefectFuture[ShardResult]] = queue.Queue()
     waiting = iter(refs)
+    suspension = Suspension()
 
     def submit(ref: ShardRef) -> None:
         stylize_shard.submit(ref, pool, tracker).add_done_callback(finished.put)
 
-    def look(last: bool = False) -> None:
+    def talk(snapshot: Snapshot) -> bool:
+        progress.show(snapshot.percent, str(snapshot))
+        return suspension.asked()
+
+    def look() -> Snapshot:
         snapshot = tracker.snapshot()
         watcher.get()(snapshot)
         show_load(snapshot)
-        progress.show(snapshot.percent, str(snapshot), last)
+        return snapshot
 
-    suspension = Suspension()
     running = 0
     degraded = False
     following = next(waiting, None)
-    try:
-        while running or following:
-            while following and running < TASKS_PER_WORKER * pool.workers:
-                submit(following)
-                running += 1
-                following = next(waiting, None)
-            with suppress(queue.Empty):
-                outcome = finished.get(timeout=LOOK_EVERY).result(raise_on_failure=False)
-                running -= 1
-                _count(outcome, summary)
-                if not degraded and is_degraded(summary, plan.left):
-                    degraded = True
-                    tell_of_failures(summary, plan.left)
-            if summary.stopped or suspension.asked():
-                following = None
-            look()
-    finally:
-        summary.seconds = tracker.seconds
-        pool.close()
-    look(last=True)
+    # Workers go on while the server takes its time to answer.
+    with ThreadPoolExecutor(1, "talk") as aside:
+        talking = aside.submit(copy_context().run, talk, look())
+        try:
+            while running or following:
+                while following and running < TASKS_PER_WORKER * pool.workers:
+                    submit(following)
+                    running += 1
+                    following = next(waiting, None)
+                with suppress(queue.Empty):
+                    outcome = finished.get(timeout=LOOK_EVERY).result(raise_on_failure=False)
+                    running -= 1
+                    _count(outcome, summary)
+                    if not degraded and is_degraded(summary, plan.left):
+                        degraded = True
+                        tell_of_failures(summary, plan.left)
+                snapshot = look()
+                is_suspended = False
+                if talking.done():
+                    is_suspended = talking.result()
+                    talking = aside.submit(copy_context().run, talk, snapshot)
+                if summary.stopped or is_suspended:
+                    following = None
+        finally:
+            summary.seconds = tracker.seconds
+            pool.close()
+    snapshot = look()
+    progress.show(snapshot.percent, str(snapshot), last=True)
     suspension.end()
 
 

@@ -1,8 +1,42 @@
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+from pathlib import Path
+
 from flows.server import _port
+from tests.conftest import write_photos
+from tests.pipeline.runs import committed
+from tests.processes import RESTYLE, command_of, family, wait_until
+
+SHARDS = 60
 
 
 def test_servers_that_start_at_the_same_time_have_ports_of_their_own() -> None:
     with _port() as one, _port() as another:
         assert one != another
+
+
+def test_workers_go_on_while_the_server_does_not_answer(tmp_path: Path, pack: str) -> None:
+    source = write_photos(tmp_path / "photos", SHARDS, size=700)
+    out = tmp_path / "out"
+    command = [
+        *RESTYLE, "run", str(source), "--out", str(out), "--style", "red", "--pack", pack,
+        "--device", "cpu", "--shard-size", "1", "--workers", "1", "--format", "png",
+    ]  # fmt: skip
+    environment = os.environ | {"PREFECT_HOME": str(tmp_path / "home")}
+    environment.pop("PREFECT_API_URL", None)
+    run = subprocess.Popen(
+        command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    wait_until(lambda: committed(out) > 0 or run.poll() is not None)
+    (server,) = (pid for pid in family(run.pid) if "runpy" in command_of(pid))
+    os.kill(server, signal.SIGSTOP)
+    try:
+        assert committed(out) < SHARDS / 2
+        wait_until(lambda: committed(out) == SHARDS, 60)
+    finally:
+        os.kill(server, signal.SIGCONT)
+        said = run.communicate(timeout=120)[0]
+    assert run.returncode == 0, said

@@ -69,7 +69,8 @@ def test_a_job_from_beginning_to_end(job: Job, prefect: str) -> None:
     names = {task_run["name"] for task_run in task_runs}
     assert names == {"plan", "shard 1, 4 images", "shard 2, 4 images", "shard 3, 1 images",
                      "finish"}  # fmt: skip
-    assert all(sorted(task_run["tags"]) == sorted(tags_of(job)) for task_run in task_runs)
+    # A tag would make them ask the server for leave to begin.
+    assert not any(task_run["tags"] for task_run in task_runs)
     artifacts = {a["key"]: a for a in ask(prefect, "artifacts", **this_run)}
     assert artifacts[artifact_key("progress", job.out)]["data"] == 100
     (failure,) = artifacts[artifact_key("failures", job.out)]["data"].splitlines()[2:]
