@@ -8,6 +8,7 @@ on two cores.
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import subprocess
@@ -90,7 +91,9 @@ every time.
 
 def main() -> int:
     """Do what is not done yet, and print the page."""
-    folder = Path(sys.argv[1])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    folder = parser.parse_args().folder
     folder.mkdir(parents=True, exist_ok=True)
     found = {name: _figures(folder / f"{name}.json", PARTS[name]) for name in PARTS}
     print(page(**found), end="")

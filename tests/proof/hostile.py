@@ -6,11 +6,11 @@ python -m tests.proof.hostile FOLDER     # writes the files there instead
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import os
 import struct
-import sys
 import time
 import zlib
 from collections.abc import Iterator
@@ -341,8 +341,10 @@ def peak() -> float:
 
 def main() -> None:
     """Write the corpus down, or try each file of it."""
-    if len(sys.argv) > 1:
-        folder = Path(sys.argv[1])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, nargs="?", help="where to write the files")
+    folder = parser.parse_args().folder
+    if folder:
         folder.mkdir(parents=True, exist_ok=True)
         for name, data in corpus().items():
             (folder / name).write_bytes(data)

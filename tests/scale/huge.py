@@ -5,7 +5,7 @@ python -m tests.scale.huge FOLDER
 
 from __future__ import annotations
 
-import sys
+import argparse
 import tempfile
 from itertools import cycle
 from pathlib import Path
@@ -32,4 +32,6 @@ def write_huge_photo(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    write_huge_photo(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    write_huge_photo(parser.parse_args().folder)
