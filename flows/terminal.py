@@ -53,9 +53,12 @@ def run_flow(job: Job) -> Summary:
     """
     # The terminal shows a bar instead; in the UI all is there.
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-    from flows.server import prefect_api
+    from prefect.settings import get_current_settings
+
+    from flows.server import prefect_api, wait_until_recorded
     from pipeline.workers import worker_ahead
 
+    own_server = not get_current_settings().api.url
     starting = console.status("starting Prefect")
     ahead = worker_ahead() if job.runner == "local" else nullcontext()
     with _signals() as insist, starting, ahead, prefect_api() as address:
@@ -75,7 +78,10 @@ def run_flow(job: Job) -> Summary:
                 state = stylize(job, return_state=True)
             finally:
                 watcher.reset(token)
-    outcome = state.result(raise_on_failure=False)
+        outcome = state.result(raise_on_failure=False)
+        if own_server and isinstance(outcome, Summary) and state.state_details.flow_run_id:
+            tasks = outcome.shards + 2  # the plan, and the end
+            wait_until_recorded(address, state.state_details.flow_run_id, tasks)
     if isinstance(outcome, Summary):
         return outcome
     raise outcome if isinstance(outcome, Exception) else SystemFault(str(state.message))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import subprocess
 from pathlib import Path
 
@@ -18,7 +19,9 @@ def test_servers_that_start_at_the_same_time_have_ports_of_their_own() -> None:
         assert one != another
 
 
-def test_workers_go_on_while_the_server_does_not_answer(tmp_path: Path, pack: str) -> None:
+def test_workers_go_on_while_the_server_does_not_answer_and_it_is_told_all_the_same(
+    tmp_path: Path, pack: str
+) -> None:
     source = write_photos(tmp_path / "photos", SHARDS, size=500)
     out = tmp_path / "out"
     command = [
@@ -40,3 +43,6 @@ def test_workers_go_on_while_the_server_does_not_answer(tmp_path: Path, pack: st
         os.kill(server, signal.SIGCONT)
         said = run.communicate(timeout=120)[0]
     assert run.returncode == 0, said
+    with sqlite3.connect(tmp_path / "home" / "prefect.db") as database:
+        recorded = database.execute("SELECT state_type, COUNT(*) FROM task_run GROUP BY 1")
+        assert recorded.fetchall() == [("COMPLETED", SHARDS + 2)]
