@@ -320,7 +320,10 @@ def _with_config(
     if config and not config.is_file():
         raise RequestError(f"--config {config}: there is no such file")
     app.config = cyclopts.config.Toml(config, use_commands_as_keys=False) if config else ()
-    return app(tokens, exit_on_error=False, print_error=False)
+    try:
+        return app(tokens, exit_on_error=False, print_error=False)
+    finally:
+        app.config = ()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
