@@ -82,20 +82,23 @@ def _send_what_waits() -> None:
     EventsWorker.drain_all(timeout=DRAIN_SECONDS)
 
 
-def wait_until_recorded(address: str, flow_run: UUID, task_runs: int) -> None:
+def wait_until_recorded(flow_run: UUID, task_runs: int, seconds: float = RECORD_SECONDS) -> None:
     """Give a server that is about to end the time to write down how so many task runs ended.
 
     It is told faster than it writes where shards are short. What it has not written is lost to
     its pages, not to the ledger; so the wait has an end.
     """
-    asked = {
+    from prefect.settings import PREFECT_API_URL
+
+    count = f"{PREFECT_API_URL.value()}/task_runs/count"
+    ended = {
         "flow_runs": {"id": {"any_": [str(flow_run)]}},
         "task_runs": {"state": {"type": {"any_": ["COMPLETED", "FAILED", "CRASHED"]}}},
     }
-    deadline = time.monotonic() + RECORD_SECONDS
+    deadline = time.monotonic() + seconds
     with suppress(httpx.HTTPError):
         while time.monotonic() < deadline:
-            answer = httpx.post(f"{address}/api/task_runs/count", json=asked, timeout=DRAIN_SECONDS)
+            answer = httpx.post(count, json=ended, timeout=DRAIN_SECONDS)
             if answer.raise_for_status().json() >= task_runs:
                 return
             time.sleep(0.2)

@@ -24,7 +24,7 @@ from tasks.artifacts import ProgressArtifact, publish_summary
 from tasks.events import is_degraded, tell_of_failures
 from tasks.metrics import count_shard, send_metrics, show_load
 from tasks.prepare import finish_run, plan_run
-from tasks.progress import Snapshot, Tracker, watcher
+from tasks.progress import Tracker, watcher
 from tasks.shards import join_cluster, make_pool, stylize_shard
 from tasks.suspend import Suspension
 
@@ -99,22 +99,25 @@ def _do_shards(job: Job, plan: Plan, refs: list[ShardRef], summary: Summary) -> 
     def submit(ref: ShardRef) -> None:
         stylize_shard.submit(ref, pool, tracker).add_done_callback(finished.put)
 
-    def talk(snapshot: Snapshot) -> bool:
-        progress.show(snapshot.percent, str(snapshot))
-        return suspension.asked()
-
-    def look() -> Snapshot:
+    def look() -> None:
         snapshot = tracker.snapshot()
         watcher.get()(snapshot)
         show_load(snapshot)
-        return snapshot
+
+    def show_progress(last: bool = False) -> None:
+        snapshot = tracker.snapshot()
+        progress.show(snapshot.percent, str(snapshot), last)
+
+    def talk() -> bool:
+        show_progress()
+        return suspension.asked()
 
     running = 0
     degraded = False
     following = next(waiting, None)
     # Workers go on while the server takes its time to answer.
     with ThreadPoolExecutor(1, "talk") as aside:
-        talking = aside.submit(copy_context().run, talk, look())
+        talking = aside.submit(copy_context().run, talk)
         try:
             while running or following:
                 while following and running < TASKS_PER_WORKER * pool.workers:
@@ -128,18 +131,18 @@ def _do_shards(job: Job, plan: Plan, refs: list[ShardRef], summary: Summary) -> 
                     if not degraded and is_degraded(summary, plan.left):
                         degraded = True
                         tell_of_failures(summary, plan.left)
-                snapshot = look()
-                is_suspended = False
                 if talking.done():
-                    is_suspended = talking.result()
-                    talking = aside.submit(copy_context().run, talk, snapshot)
-                if summary.stopped or is_suspended:
+                    if talking.result():
+                        following = None
+                    talking = aside.submit(copy_context().run, talk)
+                if summary.stopped:
                     following = None
+                look()
         finally:
             summary.seconds = tracker.seconds
             pool.close()
-    snapshot = look()
-    progress.show(snapshot.percent, str(snapshot), last=True)
+    look()
+    show_progress(last=True)
     suspension.end()
 
 

@@ -81,7 +81,7 @@ def run_flow(job: Job) -> Summary:
         outcome = state.result(raise_on_failure=False)
         if own_server and isinstance(outcome, Summary) and state.state_details.flow_run_id:
             tasks = outcome.shards + 2  # the plan, and the end
-            wait_until_recorded(address, state.state_details.flow_run_id, tasks)
+            wait_until_recorded(state.state_details.flow_run_id, tasks)
     if isinstance(outcome, Summary):
         return outcome
     raise outcome if isinstance(outcome, Exception) else SystemFault(str(state.message))

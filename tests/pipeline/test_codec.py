@@ -44,6 +44,12 @@ def saved(image: Image.Image, image_format: str, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
+def exif_of(orientation: int) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif.tobytes()
+
+
 def chunk(name: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
@@ -111,10 +117,8 @@ def assert_pixels(photo: Photo, height: int, width: int) -> None:
 def test_photos_stand_upright(
     image_format: str, orientation: int, size: tuple[int, int] | None
 ) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = orientation
     stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](quarters())))
-    photo = decode(saved(stored, image_format, exif=exif), size, LIMIT)
+    photo = decode(saved(stored, image_format, exif=exif_of(orientation)), size, LIMIT)
     scale = 4 if size == (8, 4) else 1
     assert_pixels(photo, 16 // scale, 32 // scale)
     assert mean_difference(photo.pixels, quarters()[::scale, ::scale]) < 25
@@ -123,17 +127,9 @@ def test_photos_stand_upright(
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_the_crop_is_taken_of_the_upright_photo(orientation: int) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = orientation
     stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](bands())))
-    photo = decode(saved(stored, "PNG", exif=exif), (200, 100), LIMIT)
+    photo = decode(saved(stored, "PNG", exif=exif_of(orientation)), (200, 100), LIMIT)
     assert difference(photo.pixels, bands()[:, 50:250]) == 0
-
-
-def exif_of(orientation: int) -> bytes:
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    return exif.tobytes()
 
 
 @pytest.mark.parametrize("size", [None, (32, 16), (16, 8), (10, 10)])

@@ -121,7 +121,7 @@ def _cpu(pids: list[int]) -> float:
 
 def run(job: Job) -> dict[str, Any]:
     """Figures of a flow run of a job, in this process."""
-    from flows.server import prefect_api
+    from flows.server import prefect_api, wait_until_recorded
     from flows.stylize import stylize
     from tasks.progress import Snapshot, watcher
 
@@ -148,8 +148,12 @@ def run(job: Job) -> dict[str, Any]:
         summary = state.result(raise_on_failure=False)
         # The first shard's time is that of the worker's start.
         share = 1 - beginning["done"] / summary.rows
-        late = _wait_until_recorded(str(state.state_details.flow_run_id), summary.shards)
+        run_id = state.state_details.flow_run_id
+        ended = time.monotonic()
+        wait_until_recorded(run_id, summary.shards + 2, RECORDED_IN)  # the plan, and the end
+        late = time.monotonic() - ended
         server_cpu = _cpu(servers) - before
+        states = _states(str(run_id))
     shards = summary.shards * share
     return {
         "rows": summary.rows, "shards": summary.shards, "state": state.type.value,
@@ -164,33 +168,24 @@ def run(job: Job) -> dict[str, Any]:
             for name, count in requests.most_common()
             if count > 0.01 * shards
         },
-        "megabytes": memory, "states": late["states"], "recorded_after": late["seconds"],
+        "megabytes": memory, "states": states, "recorded_after": round(late, 1),
         "complaints": complaints,
     }  # fmt: skip
 
 
-def _wait_until_recorded(flow_run: str, shards: int) -> dict[str, Any]:
-    """What the server says of the run's shards, once it says that all are done, or at last."""
+def _states(flow_run: str) -> dict[str, int]:
+    """How many of the run's shards the server has in each state."""
     from prefect.settings import PREFECT_API_URL
 
-    start = time.monotonic()
-    while True:
-        states = {}
-        for state in ("COMPLETED", "RUNNING", "PENDING", "FAILED", "CRASHED"):
-            wanted = {
-                "flow_runs": {"id": {"any_": [flow_run]}},
-                "task_runs": {
-                    "name": {"like_": "shard "}, "state": {"type": {"any_": [state]}}
-                },
-            }  # fmt: skip
-            answer = httpx.post(
-                f"{PREFECT_API_URL.value()}/task_runs/count", json=wanted, timeout=60
-            )
-            states[state] = answer.raise_for_status().json()
-        seconds = time.monotonic() - start
-        if states["COMPLETED"] >= shards or seconds > RECORDED_IN:
-            return {"states": states, "seconds": round(seconds, 1)}
-        time.sleep(0.5)
+    states = {}
+    for state in ("COMPLETED", "RUNNING", "PENDING", "FAILED", "CRASHED"):
+        wanted = {
+            "flow_runs": {"id": {"any_": [flow_run]}},
+            "task_runs": {"name": {"like_": "shard "}, "state": {"type": {"any_": [state]}}},
+        }
+        answer = httpx.post(f"{PREFECT_API_URL.value()}/task_runs/count", json=wanted, timeout=60)
+        states[state] = answer.raise_for_status().json()
+    return states
 
 
 def main() -> None:
