@@ -241,6 +241,12 @@ def _shards(runs: list[dict[str, Any]]) -> str:
             else ""
         ),
         "the server has written all down after": lambda run: f"{run['recorded_after']:.1f} s",
+        "seconds a shard until it has": lambda run: f"{run['recorded_per_shard']:.3f}",
+        "memory of the server before, and after the last shard": lambda run: (
+            "{:,.0f} MB, {:,.0f} MB".format(*run["server_megabytes"])
+            if run["server_megabytes"] is not None
+            else ""
+        ),
         "memory of the flow process after the first shard": lambda run: (
             f"{run['megabytes'][0][1]:,.0f} MB"
         ),
@@ -310,12 +316,13 @@ def _conclusion(costs: Costs, machines: int, servers: dict[str, dict[str, Any]])
     one = simulate(costs, IMAGES, GPUS, RATE, together, 1)
     split = simulate(costs, IMAGES, GPUS, RATE, apart, machines)
     took = ", ".join(
-        f"{1 / run['seconds_per_shard']:.1f} ({name})" for name, run in servers.items()
+        f"{1 / run['recorded_per_shard']:.1f} ({name})" for name, run in servers.items()
     )
     text = f"""
-        Shards a second that one run and its server have come to: {took}; one run on all GPUs
-        makes {one.shards_per_second:,.1f} with `--shard-size {together}`. One run for all is not
-        the way in any case: its plan would take {span(one.plan_seconds)} and
+        Shards a second that a server has written down: {took}; one run on all GPUs makes
+        {one.shards_per_second:,.1f} with `--shard-size {together}`. Workers do not wait for the
+        server, but what it lags behind by is in its memory. One run for all is not the way in any
+        case: its plan would take {span(one.plan_seconds)} and
         {size(one.plan_memory)} of memory before the first image, and {size(one.again_memory)} when
         it is gone on with. **Split the manifest into {machines} pieces of
         {IMAGES // machines:,} rows, one for each machine of {GPUS_OF_MACHINE} GPUs, each with an

@@ -140,14 +140,17 @@ def run(job: Job) -> dict[str, Any]:
 
         servers = [pid for pid in family(os.getpid()) if "runpy" in command_of(pid)]
         before = _cpu(servers)
+        server_memory = [sum(megabytes(pid=pid) for pid in servers)]
         token = watcher.set(look)
         state = stylize(job, return_state=True)
         watcher.reset(token)
         seconds = time.perf_counter() - beginning["clock"]
         cpu = time.process_time() - beginning["cpu"]
+        server_memory.append(sum(megabytes(pid=pid) for pid in servers))
         summary = state.result(raise_on_failure=False)
         # The first shard's time is that of the worker's start.
         share = 1 - beginning["done"] / summary.rows
+        asked = requests.copy()
         run_id = state.state_details.flow_run_id
         ended = time.monotonic()
         wait_until_recorded(run_id, summary.shards + 2, RECORDED_IN)  # the plan, and the end
@@ -160,15 +163,17 @@ def run(job: Job) -> dict[str, Any]:
         "done": summary.done, "failed": summary.failed,
         "images_per_second": round(summary.rows * share / seconds, 2),
         "seconds_per_shard": round(seconds / shards, 4),
+        "recorded_per_shard": round((seconds + late) / shards, 4),
         "work_per_shard": round(summary.stages["wall"] / summary.shards, 4),
         "core_seconds_per_shard": round(cpu / shards, 4),
         "server_core_seconds_per_shard": round(server_cpu / shards, 4) if servers else None,
         "requests_per_shard": {
             name: round(count / shards, 3)
-            for name, count in requests.most_common()
+            for name, count in asked.most_common()
             if count > 0.01 * shards
         },
-        "megabytes": memory, "states": states, "recorded_after": round(late, 1),
+        "megabytes": memory, "server_megabytes": server_memory if servers else None,
+        "states": states, "recorded_after": round(late, 1),
         "complaints": complaints,
     }  # fmt: skip
 

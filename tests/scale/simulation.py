@@ -24,8 +24,8 @@ class Costs:
             process that plans. known_row, known_memory: what planning takes more for a row that
             the ledger has. part: to read one, beyond its rows. ledger_row: in the ledger, on disk.
         flow, server: of the flow process and of the server, each shard. flow_memory: that the
-            flow process keeps of a shard. server_seconds: from a shard to the next, where there is
-            nothing to do. events: to the server, each shard.
+            flow process keeps of a shard. server_seconds: that the server takes to write a shard
+            down. events: to the server, each shard.
         gets, puts: S3 requests for an image, and for a shard.
     """
 
@@ -147,7 +147,7 @@ def costs_of(found: dict[str, Any]) -> Costs:
         ledger_row=ledger["usual_bytes"] / ledger["usual_rows"],
         flow=shards["core_seconds_per_shard"],
         server=shards["server_core_seconds_per_shard"],
-        server_seconds=shards["seconds_per_shard"],
+        server_seconds=shards["recorded_per_shard"],
         flow_memory=max(0.0, late - early) / max(1, last - half) * 1e6 / shards["shard_size"],
         events=sum(count for name, count in asked.items() if name.startswith("event")),
         gets=(requests["image"]["GET"], requests["shard"]["GET"] + requests["shard"]["HEAD"]),

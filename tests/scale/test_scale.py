@@ -29,7 +29,8 @@ def took(seconds: float, megabytes: float) -> dict[str, float]:
 def flow(shard_size: int, rate: float) -> dict[str, Any]:
     return {
         "shard_size": shard_size, "shards": 1000, "images_per_second": rate,
-        "seconds_per_shard": 0.125, "work_per_shard": 0.03, "core_seconds_per_shard": 0.02,
+        "seconds_per_shard": 0.125, "recorded_per_shard": 0.25, "work_per_shard": 0.03,
+        "server_megabytes": None, "core_seconds_per_shard": 0.02,
         "server_core_seconds_per_shard": 0.075, "recorded_after": 3.0, "complaints": {"oh": 2},
         "requests_per_shard": {"event shard": 4.0, "POST /logs/": 0.3},
         "states": {"COMPLETED": 998}, "megabytes": [[1, 190.0], [500, 200.0], [1000, 205.0]],
@@ -71,6 +72,7 @@ def test_the_page_tells_what_was_found(found: dict[str, Any]) -> None:
     assert "for 2,000 parts there were\n2,005 requests" in text
     assert "| shards done | 998 of 1,000 |" in text
     assert "| errors and warnings | 2 |" in text
+    assert "Shards a second that a server has written down: 4.0 (embedded server)" in text
     assert "| 512 | 1,000 | 240.0 |" in text
     assert "After 1,000 images it had 650 MB, at the end 663 MB:\n+2.0 %" in text
     assert "PostgreSQL" not in text
