@@ -36,6 +36,9 @@ CHUNKS_AHEAD = 4
 DEPTH_FIXED = 32
 DEPTH_NATIVE = 4
 
+# Batches' worth of pixels that wait for others of their size.
+WAITING = 4
+
 STAGES = ("fetch", "decode", "stylize", "encode", "put")
 
 # Ledger rows by id and variant.
@@ -245,24 +248,32 @@ class ShardWorker:
         )
 
     def _batches(self, items: Iterable[Item]) -> Iterator[list[Item]]:
-        """Runs of items of one size, no more than a batch; failed ones ride along.
+        """Items of one size together, no more than a batch; failed ones by themselves.
 
-        By order alone, never by time, so that a job done twice has the same batches.
+        A photo waits for others of its size while those that wait are few enough pixels. By
+        order alone, never by time, so that a job done twice has the same batches.
         """
-        batch: list[Item] = []
-        shape: tuple[int, ...] = ()
-        room = 0
+        waiting: dict[tuple[int, int], list[Item]] = {}  # by size, the longest waiting first
+        room = WAITING * self._stylizer.batch_pixels
+
+        def batch_of(height: int, width: int) -> list[Item]:
+            nonlocal room
+            batch = waiting.pop((height, width))
+            room += len(batch) * height * width
+            return batch
+
         for item in items:
-            if item.pixels is not None:
-                if item.pixels.shape != shape or not room:
-                    if batch:
-                        yield batch
-                    batch, shape = [], item.pixels.shape
-                    room = self._stylizer.batch_size(*shape[:2])
-                room -= 1
-            batch.append(item)
-        if batch:
-            yield batch
+            if item.pixels is None:
+                yield [item]
+                continue
+            height, width = item.pixels.shape[:2]
+            waiting.setdefault((height, width), []).append(item)
+            room -= height * width
+            if len(waiting[height, width]) == self._stylizer.batch_size(height, width):
+                yield batch_of(height, width)
+            while room < 0:
+                yield batch_of(*next(iter(waiting)))
+        yield from waiting.values()
 
     def _stylize(self, batch: list[Item]) -> list[Item]:
         good = [item for item in batch if item.pixels is not None]

@@ -110,9 +110,14 @@ class Stylizer:
         """Bytes of a GPU's memory that it holds; 0 on a CPU."""
         return torch.cuda.memory_reserved(self.device) if self.device.type == "cuda" else 0
 
+    @property
+    def batch_pixels(self) -> int:
+        """How many pixels to give at once, if that is not less than one image."""
+        return BATCH_PIXELS[self.device.type]
+
     def batch_size(self, height: int, width: int) -> int:
         """How many images of this size to give at once."""
-        return max(1, BATCH_PIXELS[self.device.type] // (height * width))
+        return max(1, self.batch_pixels // (height * width))
 
     def __call__(self, photos: Pixels, mixes: Sequence[Mix], strengths: Sequence[float]) -> Pixels:
         """Stylize images of one size.

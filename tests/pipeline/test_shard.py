@@ -22,6 +22,7 @@ from pipeline.ledger import LEDGER_SCHEMA, Ledger
 from pipeline.shard import Item, ShardWorker
 from pipeline.spool import read_shard
 from pipeline.storage import Storage, join
+from pipeline.styles.mix import Mix
 from pipeline.styles.pack import find_pack
 from pipeline.stylizer import Stylizer
 from tests.conftest import jpeg, open_image, picture, write_photos
@@ -251,6 +252,28 @@ def test_photos_of_different_shapes_keep_their_own(job: Job) -> None:
         assert open_image(result(job, f"{number:03d}.jpg")).shape == (height, width, 3)
 
 
+def test_photos_of_a_size_wait_for_each_other(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    request, _ = plan_job(job)
+    worker = ShardWorker(request.job, request.pack, request.storage)
+    monkeypatch.setattr(Stylizer, "batch_pixels", 2 * 100)
+    monkeypatch.setattr("pipeline.shard.WAITING", 2)
+
+    def batches(*sizes: int) -> list[list[int]]:
+        """Positions of images of so many pixels, 0 for failed ones, by batch."""
+        items = []
+        for index, pixels in enumerate(sizes):
+            item = Item(index, {}, Mix({}), 1.0, 0)
+            item.pixels = np.zeros((1, pixels, 3), np.uint8) if pixels else None
+            items.append(item)
+        return [[item.index for item in batch] for batch in worker._batches(items)]
+
+    assert batches(100, 50, 100, 50, 50) == [[0, 2], [1, 3, 4]]
+    assert batches(100, 0, 100, 0) == [[1], [0, 2], [3]]
+    # The longest waiting go where there would be too many pixels.
+    assert batches(100, 99, 98, 97, 96, 100, 96) == [[0], [1], [4, 6], [2], [3], [5]]
+    assert batches(50, 1000, 50, 1000) == [[1], [3], [0, 2]]
+
+
 def test_strength_0_gives_the_photo(job: Job) -> None:
     photos = Path(job.source)
     shutil.rmtree(photos)
@@ -445,7 +468,7 @@ def test_a_worker_with_one_thread_decodes_while_a_gpu_computes(
 
     def wait_and_stylize(batch: list[Item]) -> list[Item]:
         (item,) = batch
-        wait_until(lambda: len(decoded) > min(item.index + 2, 3), 20)
+        wait_until(lambda: len(decoded) > min(item.index + 1, 3), 20)
         return stylize(batch)
 
     monkeypatch.setattr(worker, "_decode", decode_and_count)
