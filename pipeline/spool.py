@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.errors import SystemFault
+from pipeline.errors import RowError, SystemFault
 from pipeline.plan import Shard
-from pipeline.storage import Storage, describe, join, redact
+from pipeline.storage import Source, Storage, describe, join, redact
 
 # Few enough that a file stays small in memory, many enough that there are few files.
 SHARDS_PER_FILE = 64
@@ -22,34 +22,44 @@ QUICK = {"compression": "lz4", "use_dictionary": False, "write_statistics": Fals
 
 @dataclass(frozen=True, slots=True)
 class ShardRef:
-    """Where a planned shard's rows are: a row group of a Parquet file.
+    """Where a planned shard's rows are.
 
     Args:
         number: its place in the plan, from 1, for people.
         key: its identity.
         rows: how many.
-        url, group: the file and the row group.
+        url, offset, size: the file, and where in it the shard's own Parquet file lies, so that
+            one request has it and nothing else.
     """
 
     number: int
     key: str
     rows: int
     url: str
-    group: int
+    offset: int
+    size: int
 
 
 def write_plan(storage: Storage, folder: str, shards: Iterable[Shard]) -> list[ShardRef]:
     """Write shards to files below ``folder``; a reference to each, in order."""
     refs: list[ShardRef] = []
     for number, batch in enumerate(_batches(shards)):
-        url = join(folder, f"{number:06d}.parquet")
+        url = join(folder, f"{number:06d}.shards")
         buffer = io.BytesIO()
-        with pq.ParquetWriter(buffer, batch[0].rows.schema, **QUICK) as writer:
-            for group, shard in enumerate(batch):
-                writer.write_table(shard.rows, row_group_size=len(shard.rows))
-                refs.append(ShardRef(len(refs) + 1, shard.key, len(shard.rows), url, group))
+        for shard in batch:
+            data = _file_of(shard.rows)
+            refs.append(
+                ShardRef(len(refs) + 1, shard.key, len(shard.rows), url, buffer.tell(), len(data))
+            )
+            buffer.write(data)
         storage.write({url: buffer.getvalue()})
     return refs
+
+
+def _file_of(rows: pa.Table) -> pa.Buffer:
+    sink = pa.BufferOutputStream()
+    pq.write_table(rows, sink, row_group_size=len(rows), **QUICK)
+    return sink.getvalue()
 
 
 def _batches(shards: Iterable[Shard]) -> Iterator[list[Shard]]:
@@ -69,9 +79,10 @@ def read_shard(storage: Storage, ref: ShardRef) -> pa.Table:
     Raises:
         SystemFault: the plan is gone or cannot be read.
     """
-    fs, path = storage.open(ref.url)
+    (data,) = storage.read([Source(ref.url, ref.offset, ref.size)])
     try:
-        with fs.open(path, "rb") as file:
-            return pq.ParquetFile(file).read_row_group(ref.group)
-    except (OSError, pa.ArrowException) as error:
+        if isinstance(data, RowError):
+            raise data
+        return pq.read_table(pa.BufferReader(data))
+    except (RowError, pa.ArrowException) as error:
         raise SystemFault(f"cannot read the plan {redact(ref.url)}: {describe(error)}") from error

@@ -58,8 +58,8 @@ def test_a_reference_is_small(tmp_path: Path) -> None:
 
 
 def test_a_plan_that_is_gone_is_a_fault_of_the_system(tmp_path: Path) -> None:
-    ref = ShardRef(1, "key", 3, str(tmp_path / "000000.parquet"), 0)
-    with pytest.raises(SystemFault, match=r"cannot read the plan .*000000\.parquet"):
+    ref = ShardRef(1, "key", 3, str(tmp_path / "000000.shards"), 0, 9)
+    with pytest.raises(SystemFault, match=r"cannot read the plan .*000000\.shards"):
         read_shard(Storage(), ref)
 
 

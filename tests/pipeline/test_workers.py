@@ -98,8 +98,8 @@ def test_a_worker_killed_at_work_loses_its_shard_and_is_replaced(
 def test_a_shard_that_cannot_be_read_is_a_fault_of_the_system(
     planned: Planned, pool: WorkerPool
 ) -> None:
-    gone = ShardRef(9, "key", 4, "/nowhere/000000.parquet", 0)
-    with pytest.raises(SystemFault, match=r"cannot read the plan /nowhere/000000\.parquet"):
+    gone = ShardRef(9, "key", 4, "/nowhere/000000.shards", 0, 9)
+    with pytest.raises(SystemFault, match=r"cannot read the plan /nowhere/000000\.shards"):
         pool.run(gone, ignore)
     assert pool.run(planned[1][0], ignore).key == planned[1][0].key
 
@@ -112,7 +112,7 @@ def test_a_worker_that_nobody_knows_what_ails_is_replaced(
     odd = tmp_path / "odd.parquet"
     pq.write_table(pa.table({"nothing that is needed": [1]}), odd)
     with pytest.raises(ShardLost, match="Traceback"):
-        pool.run(ShardRef(9, "key", 1, str(odd), 0), ignore)
+        pool.run(ShardRef(9, "key", 1, str(odd), 0, odd.stat().st_size), ignore)
     assert not is_running(worker)
     assert pool.run(planned[1][2], ignore).done == 4
 
@@ -172,8 +172,9 @@ from pipeline.spool import ShardRef
 from pipeline.workers import WorkerPool
 
 job = Job.model_validate_json(sys.argv[1])
-key, url = sys.argv[2:]
-WorkerPool(job, ["cpu"]).run(ShardRef(1, key, 4, url, 0), lambda m: print("at work", flush=True))
+key, url, size = sys.argv[2:]
+ref = ShardRef(1, key, 4, url, 0, int(size))
+WorkerPool(job, ["cpu"]).run(ref, lambda m: print("at work", flush=True))
 print("idle", flush=True)
 time.sleep(60)
 """
@@ -183,7 +184,8 @@ time.sleep(60)
 def test_a_worker_ends_when_its_parent_is_killed(planned: Planned, moment: str) -> None:
     job, refs = planned
     parent = subprocess.Popen(
-        [sys.executable, "-c", PARENT, job.model_dump_json(), refs[0].key, refs[0].url],
+        [sys.executable, "-c", PARENT, job.model_dump_json(),
+         refs[0].key, refs[0].url, str(refs[0].size)],
         stdout=subprocess.PIPE, text=True, cwd=ROOT,
     )  # fmt: skip
     assert parent.stdout is not None

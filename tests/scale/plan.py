@@ -25,7 +25,7 @@ def plan(folder: Path, rows: int, shard_size: int, spool: bool) -> dict[str, Any
         figures = measured(lambda: begin(request) if spool else preview(request))
     finally:
         request.claim.release()
-    files = (folder / "out").rglob("*.parquet")
+    files = (folder / "out").rglob("*.shards")
     return {
         "rows": rows, "shard_size": shard_size, "spool": spool, **figures,
         "megabytes": megabytes("VmHWM"), "megabytes_before": before,
