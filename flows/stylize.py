@@ -91,7 +91,7 @@ def _do_shards(job: Job, plan: Plan, refs: list[ShardRef], summary: Summary) -> 
     """Do all shards; stop early if it is no use."""
     tracker = Tracker(plan)
     progress = ProgressArtifact(names.artifact_key("progress", job.out))
-    pool = make_pool(job, len(refs))
+    pool = make_pool(job, plan.left, len(refs))
     finished: queue.Queue[PrefectFuture[ShardResult]] = queue.Queue()
     waiting = iter(refs)
     suspension = Suspension()

@@ -181,7 +181,10 @@ def show_plan(job: Job) -> int:
         ("failed before", f"{plan.failed:,}" if plan.failed else ""),
         ("left to do", f"{plan.left:,}"),
         ("to be read", amount if plan.left else ""),
-        ("shards", f"{plan.shards:,} of up to {job.shard_size:,} rows"),
+        (
+            "shards",
+            f"{plan.shards:,} of up to {plural(plan.largest, 'row')}" if plan.shards else "",
+        ),
         ("time", f"about {span(seconds)}{guess}" if seconds else "unknown" if plan.left else ""),
     ):
         if text:

@@ -12,7 +12,7 @@ import logging
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -54,19 +54,29 @@ def connect() -> None:
         ) from error
 
 
+def cluster_devices(job: Job) -> list[str]:
+    """The device of each worker for which the cluster that connect() has joined has room."""
+    cluster: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    gpus = cluster.get("GPU", 0)
+    if job.device.startswith("cuda") or (job.device == "auto" and gpus):
+        device, room = "cuda", int(gpus / job.gpus_per_worker)
+    else:
+        device, room = "cpu", int(cluster.get("CPU", 1))
+    return [device] * max(1, room if job.workers == "auto" else job.workers)
+
+
 class RayPool:
     """A WorkerPool on all nodes of the cluster that connect() has joined.
 
     Args:
         job: with its places in full; every node must be able to reach them.
-        shards: how many there are to do.
+        devices: one for each worker, as cluster_devices() gives them.
     """
 
-    def __init__(self, job: Job, shards: int) -> None:
-        cluster: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        gpus = _gpus(job, cluster)
-        self._job = job.model_copy(update={"device": "cuda" if gpus else "cpu"})
-        self.workers = max(1, min(_workers(job, cluster, gpus), shards))
+    def __init__(self, job: Job, devices: Sequence[str]) -> None:
+        gpus = job.gpus_per_worker if devices[0] == "cuda" else 0.0
+        self._job = job.model_copy(update={"device": devices[0]})
+        self.workers = len(devices)
         self._task: Any = ray.remote(
             num_cpus=1, num_gpus=gpus, max_calls=0, max_retries=0, num_returns="streaming"
         )(do_shard)
@@ -110,18 +120,6 @@ class RayPool:
         for answers in list(self._running):
             ray.cancel(answers, force=True)
         ray.shutdown()
-
-
-def _gpus(job: Job, cluster: dict[str, float]) -> float:
-    """GPUs of one worker; 0: the job is for processors, or the cluster has nothing else."""
-    wanted = job.device.startswith("cuda") or (job.device == "auto" and cluster.get("GPU", 0) > 0)
-    return job.gpus_per_worker if wanted else 0.0
-
-
-def _workers(job: Job, cluster: dict[str, float], gpus: float) -> int:
-    if job.workers != "auto":
-        return job.workers
-    return int(cluster.get("GPU", 0) / gpus) if gpus else int(cluster.get("CPU", 1))
 
 
 def do_shard(job: Job, ref: ShardRef) -> Iterator[Told]:

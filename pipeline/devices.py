@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import subprocess
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
 from glob import glob
@@ -16,6 +17,12 @@ from pipeline.job import Job
 # GPU that of the GPU, too: CUDA's own and that of a batch.
 WORKER_MEMORY = {"cpu": 1536, "cuda": 3072}
 
+
+# Rows of a shard: several seconds of work, beside which the requests for the shard itself are few.
+SHARD_ROWS = {"cpu": 512, "cuda": 2048}
+
+# Rows of a worker, at least: for fewer it does not pay to start one, which takes some seconds.
+LEAST_OF_WORKER = {"cpu": 256, "cuda": 1024}
 
 # Where a control group says how much of the processors and memory it may have, version 2 and 1.
 QUOTAS = (
@@ -45,8 +52,8 @@ def memory_size() -> int:
     return size >> 20
 
 
-def devices_for(job: Job, shards: int) -> list[str]:
-    """The device of each worker, no more of them than there are shards.
+def devices_for(job: Job, rows: int) -> list[str]:
+    """The device of each worker, no more of them than pay for so many rows.
 
     One worker a core, as far as there is memory for them, and on a GPU as well: beside a network
     that takes no time, a process with two threads for each stage did 750 images a second, two
@@ -58,13 +65,21 @@ def devices_for(job: Job, shards: int) -> list[str]:
     else:
         names = [f"cuda:{index}" for index in range(gpus)] or [job.device]
     if job.workers != "auto":
-        workers = job.workers
+        workers = min(job.workers, rows)
     else:
         kind = "cuda" if names[0].startswith("cuda:") else "cpu"
         workers = min(cpu_count(), memory_size() // WORKER_MEMORY[kind])
         if kind == "cuda":
             workers = len(names) * max(1, min(workers // len(names), _room_on_gpu()))
-    return [names[index % len(names)] for index in range(max(1, min(workers, shards)))]
+        workers = min(workers, rows // LEAST_OF_WORKER[kind])
+    return [names[index % len(names)] for index in range(max(1, workers))]
+
+
+def shard_rows(job: Job, devices: Sequence[str]) -> int:
+    """How many rows a shard has at most, on these devices."""
+    if job.shard_size != "auto":
+        return job.shard_size
+    return SHARD_ROWS["cuda" if devices[0].startswith("cuda") else "cpu"]
 
 
 def check_device(job: Job) -> None:

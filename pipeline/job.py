@@ -20,7 +20,7 @@ IDENTITY = {
 
 SECRET_OPTIONS = re.compile(r"secret|token|password|^key$", re.IGNORECASE)
 
-Workers = Literal["auto"] | Annotated[int, Field(ge=1)]
+Count = Literal["auto"] | Annotated[int, Field(ge=1)]
 
 
 class Settings(BaseModel):
@@ -51,8 +51,13 @@ class Settings(BaseModel):
     max_failed: float = Field(
         0.05, ge=0, le=1, description="Share of failed rows above which the run has failed."
     )
-    shard_size: int = Field(512, ge=1, description="Rows that are committed together.")
-    workers: Workers = Field("auto", description="Worker processes; auto: one a core.")
+    shard_size: Count = Field(
+        "auto",
+        description="Rows that are committed together, at most; auto: 512, on a GPU 2,048.",
+    )
+    workers: Count = Field(
+        "auto", description="Worker processes; auto: one a core, fewer for a few hundred images."
+    )
     runner: Literal["local", "ray"] = Field(
         "local", description="local: workers on this machine. ray: on the cluster of RAY_ADDRESS."
     )

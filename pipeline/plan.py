@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ from pipeline.styles.mix import parse_style
 ENDINGS = {"jpg": (".jpg", ".jpeg"), "png": (".png",), "webp": (".webp",)}
 
 NEW, DONE, FAILED, AGAIN = range(4)
+
+# Rows of a shard at the end of a plan, at least: fewer are not worth what a shard costs.
+LEAST_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,7 @@ class Plan:
     failed: int = 0  # in an earlier run, and not tried again
     left: int = 0
     shards: int = 0
+    largest: int = 0  # rows of the largest shard
     left_bytes: int = 0
     unknown_sizes: int = 0  # rows left whose size the manifest does not tell
 
@@ -80,6 +85,8 @@ def plan_shards(
     digest: str,
     style_names: list[str],
     plan: Plan,
+    size: int,
+    workers: int,
 ) -> Iterator[Shard]:
     """The shards of what is left to do, in the manifest's order.
 
@@ -90,12 +97,13 @@ def plan_shards(
         digest: of the job, as Settings.digest gives it.
         style_names: what the manifest's ``style`` column may name.
         plan: is filled in as the rows go by.
+        size: rows of a shard, at most. workers: how many share the end; 0: all shards alike.
 
     Raises:
         RequestError: an empty source, two rows with one id, an unknown style.
     """
     settled = _Settled(ledger, job, digest)
-    cutter = _Cutter(job.shard_size)
+    cutter = _Cutter(size, workers)
     again = _Regrouper(settled)
     seen: list[NDArray[np.int64]] = []
     for rows in _expanded(manifest, job, style_names):
@@ -119,6 +127,7 @@ def plan_shards(
 def _counted(shard: Shard, plan: Plan) -> Shard:
     sizes = shard.rows.column("source_size")
     plan.shards += 1
+    plan.largest = max(plan.largest, len(shard.rows))
     plan.left += len(shard.rows)
     plan.left_bytes += pc.sum(sizes).as_py() or 0
     plan.unknown_sizes += sizes.null_count
@@ -219,20 +228,28 @@ class _Settled:
 
 
 class _Cutter:
-    """Cuts new rows into shards of equal size."""
+    """Cuts new rows into shards of one size, and smaller ones towards the end.
 
-    def __init__(self, size: int) -> None:
+    So that no worker is left with much to do while the others have nothing: each shard is a
+    fixed share of what is left (Polychronopoulos and Kuck 1987, "Guided Self-Scheduling", here
+    with half of it, as photos are not all alike).
+    """
+
+    def __init__(self, size: int, workers: int) -> None:
         self._size = size
+        self._share = 2 * workers
+        self._least = max(LEAST_ROWS, size // 8)
         self._waiting: list[pa.Table] = []
         self._count = 0
 
     def add(self, rows: pa.Table) -> Iterator[Shard]:
         self._waiting.append(rows)
         self._count += len(rows)
-        if self._count < self._size:
+        whole = self._count // self._size - self._share
+        if whole <= 0:
             return
+        whole *= self._size
         table = pa.concat_tables(self._waiting)
-        whole = len(table) // self._size * self._size
         self._waiting, self._count = [table.slice(whole)], len(table) - whole
         names = row_names(table.slice(0, whole))
         for start in range(0, whole, self._size):
@@ -240,9 +257,16 @@ class _Cutter:
             yield Shard(key, table.slice(start, self._size))
 
     def rest(self) -> Iterator[Shard]:
-        if self._count:
-            rows = pa.concat_tables(self._waiting)
-            yield Shard(shard_key(row_names(rows)), rows)
+        if not self._waiting:
+            return
+        rows = pa.concat_tables(self._waiting)
+        start = 0
+        while left := len(rows) - start:
+            shards = max(1, min(self._share, left // self._least))
+            count = min(self._size, math.ceil(left / shards))
+            shard = rows.slice(start, count)
+            yield Shard(shard_key(row_names(shard)), shard)
+            start += count
 
 
 class _Regrouper:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pipeline.claim import Claim
-from pipeline.devices import check_device
+from pipeline.devices import check_device, devices_for, shard_rows
 from pipeline.errors import RequestError
 from pipeline.job import Job
 from pipeline.ledger import RESERVED, Ledger
@@ -86,8 +87,11 @@ def preview(request: Request) -> Plan:
     return plan
 
 
-def begin(request: Request) -> tuple[Plan, list[ShardRef]]:
+def begin(request: Request, devices: Sequence[str] = ()) -> tuple[Plan, list[ShardRef]]:
     """Plan the run and write the plan down for the workers; the folder is this run's then.
+
+    Args:
+        devices: of the workers that there will be; otherwise those of this machine.
 
     Raises:
         RequestError: another run has the folder, or a row is wrong; then nothing is left behind.
@@ -96,7 +100,7 @@ def begin(request: Request) -> tuple[Plan, list[ShardRef]]:
     request.claim.take()
     try:
         refs = write_plan(
-            request.storage, join(request.output.scratch, "plan"), _shards(request, plan)
+            request.storage, join(request.output.scratch, "plan"), _shards(request, plan, devices)
         )
     except BaseException as error:
         request.claim.release()
@@ -107,11 +111,20 @@ def begin(request: Request) -> tuple[Plan, list[ShardRef]]:
     return plan, refs
 
 
-def _shards(request: Request, plan: Plan) -> Iterator[Shard]:
-    ledger = Ledger(request.storage, request.job.out)
+def _shards(request: Request, plan: Plan, devices: Sequence[str] = ()) -> Iterator[Shard]:
+    job = request.job
+    devices = devices or devices_for(job, sys.maxsize)
     cards = request.pack.cards
-    names = [card.name for card in cards if card.rights or not request.job.require_rights]
-    return plan_shards(request.manifest, ledger, request.job, request.digest, names, plan)
+    return plan_shards(
+        request.manifest,
+        Ledger(request.storage, job.out),
+        job,
+        request.digest,
+        [card.name for card in cards if card.rights or not job.require_rights],
+        plan,
+        shard_rows(job, devices),
+        len(devices),
+    )
 
 
 def end(request: Request, summary: Summary) -> None:

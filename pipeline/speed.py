@@ -44,7 +44,7 @@ def estimate(job: Job, plan: Plan) -> tuple[float | None, bool]:
     known = _known().get(_key(job))
     if job.runner == "ray" and known is None:
         return None, False
-    workers = devices_for(job, max(1, plan.shards))
+    workers = devices_for(job, plan.left)
     kind = _kind(job)
     rate = known or GUESS[kind] * len(set(workers) if kind == "cuda" else workers)
     return pixels / rate, known is not None

@@ -11,6 +11,7 @@ from pipeline.plan import Plan
 from pipeline.results import Summary
 from pipeline.run import Request, begin, end, prepare
 from pipeline.spool import ShardRef
+from tasks.shards import devices_of
 
 
 @task(name="plan", task_run_name="plan", cache_policy=NO_CACHE, persist_result=False)
@@ -21,7 +22,7 @@ def plan_run(job: Job) -> tuple[Request, Plan, list[ShardRef]]:
         RequestError: the job or a row of its manifest is wrong.
     """
     request = prepare(job)
-    plan, refs = begin(request)
+    plan, refs = begin(request, devices_of(request.job))
     return request, plan, refs
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from typing import TYPE_CHECKING, Any
 
 from prefect import State, Task, get_run_logger, task
@@ -36,13 +37,23 @@ def join_cluster() -> None:
     connect()
 
 
-def make_pool(job: Job, shards: int) -> WorkerPool | RayPool:
-    """The workers for a job with so many shards."""
+def devices_of(job: Job, rows: int = sys.maxsize) -> list[str]:
+    """The device of each worker for a job with so many rows left."""
     if job.runner == "local":
-        return WorkerPool(job, devices_for(job, shards))
+        return devices_for(job, rows)
+    from pipeline.cluster import cluster_devices
+
+    return cluster_devices(job)
+
+
+def make_pool(job: Job, rows: int, shards: int) -> WorkerPool | RayPool:
+    """The workers for a job with so many rows left, in so many shards."""
+    devices = devices_of(job, rows)[: max(1, shards)]
+    if job.runner == "local":
+        return WorkerPool(job, devices)
     from pipeline.cluster import RayPool
 
-    return RayPool(job, shards)
+    return RayPool(job, devices)
 
 
 def may_pass(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:

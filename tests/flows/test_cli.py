@@ -95,12 +95,12 @@ def test_plan_tells_what_would_be_done_and_does_nothing(
 
 def test_flags_win_over_the_config_file(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
     config = Path(job.source).parent / "job.toml"
-    config.write_text(f'out = "{job.out}"\nstyle = "red"\nshard_size = 4\nlimit = 6\n'
+    config.write_text(f'out = "{job.out}"\nstyle = "red"\nshard_size = 2\nlimit = 6\n'
                       f'pack = "{job.pack}"\n')  # fmt: skip
     assert main(["plan", job.source, "--config", str(config), "--limit", "3"]) == 0
     text = said(capsys)
     assert "left to do   3" in text
-    assert "up to 4 rows" in text
+    assert "2 of up to 2 rows" in text
 
 
 def test_styles_are_listed_and_shown(pack: str, capsys: pytest.CaptureFixture[str]) -> None:

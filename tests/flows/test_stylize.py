@@ -124,7 +124,7 @@ def test_a_deployment_gives_the_job_as_json_and_the_ui_shows_it_as_a_form(job: J
     assert parameters["job"].model_dump() == job.model_dump()
     (form,) = loaded.parameters.definitions.values()
     assert form["required"] == ["out", "style", "source"]
-    assert form["properties"]["shard_size"]["default"] == 512
+    assert form["properties"]["shard_size"]["default"] == "auto"
     assert "Folder or URL" in form["properties"]["out"]["description"]
 
 

@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 
 from pipeline import devices
-from pipeline.devices import cpu_count, devices_for
+from pipeline.devices import cpu_count, devices_for, shard_rows
 from pipeline.job import Job
 
 
-def test_one_worker_a_core_but_none_without_a_shard(
-    job: Job, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_worker_a_core_but_no_more_than_pay(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "memory_size", lambda: 1 << 20)
     auto = job.model_copy(update={"workers": "auto"})
-    assert devices_for(auto, 1000) == ["cpu"] * cpu_count()
-    assert devices_for(auto, 1) == ["cpu"]
+    monkeypatch.setattr(devices, "cpu_count", lambda: 4)
+    assert devices_for(auto, 100_000) == ["cpu"] * 4
+    assert devices_for(auto, 600) == ["cpu"] * 2
+    assert devices_for(auto, 200) == ["cpu"]
     assert devices_for(auto, 0) == ["cpu"]
 
 
@@ -28,7 +28,13 @@ def test_as_many_workers_as_asked_for_share_the_device(job: Job) -> None:
     one_gpu = job.model_copy(update={"workers": 2, "device": "cuda:1"})
     assert devices_for(one_gpu, 1000) == ["cuda:1"] * 2
     auto = one_gpu.model_copy(update={"workers": "auto"})
-    assert devices_for(auto, 1000) == ["cuda:1"]
+    assert devices_for(auto, 10**6) == ["cuda:1"]
+
+
+def test_shards_are_larger_on_a_gpu_unless_their_size_is_given(job: Job) -> None:
+    auto = job.model_copy(update={"shard_size": "auto"})
+    assert shard_rows(auto, ["cuda:0", "cuda:1"]) > shard_rows(auto, ["cpu"]) > 100
+    assert shard_rows(job.model_copy(update={"shard_size": 3}), ["cuda:0"]) == 3
 
 
 @pytest.mark.parametrize(
@@ -53,10 +59,10 @@ def test_workers_share_a_gpu_as_far_as_cores_and_its_memory_go(
     monkeypatch.setattr(devices, "cpu_count", lambda: 8)
     monkeypatch.setattr(devices, "memory_size", lambda: 64 << 10)
     auto = job.model_copy(update={"workers": "auto", "device": "auto"})
-    assert devices_for(auto, 1000) == ["cuda:0", "cuda:1"] * each
-    assert devices_for(auto, 3) == (["cuda:0", "cuda:1"] * each)[:3]
+    assert devices_for(auto, 10**6) == ["cuda:0", "cuda:1"] * each
+    assert devices_for(auto, 3100) == (["cuda:0", "cuda:1"] * each)[:3]
     one = auto.model_copy(update={"device": "cuda:1"})
-    assert devices_for(one, 1000) == ["cuda:1"] * alone
+    assert devices_for(one, 10**6) == ["cuda:1"] * alone
     devices._room_on_gpu.cache_clear()
 
 
@@ -91,4 +97,4 @@ def test_there_are_no_more_workers_than_its_memory_has_room_for(
     (tmp_path / "memory.max").write_text(f"{said}\n")
     monkeypatch.setattr(devices, "LIMITS", [tmp_path / "missing", tmp_path / "memory.max"])
     monkeypatch.setattr(devices, "cpu_count", lambda: 4)
-    assert devices_for(job.model_copy(update={"workers": "auto"}), 1000) == ["cpu"] * workers
+    assert devices_for(job.model_copy(update={"workers": "auto"}), 10**6) == ["cpu"] * workers

@@ -33,10 +33,11 @@ def manifest(tmp_path: Path, ids: Sequence[str], **columns: Sequence[Any]) -> Pa
 
 def plan(source: Path, digest: str = DIGEST, **settings: Any) -> tuple[Plan, list[Shard]]:
     out = str(source.parent / "out")
-    job = Job(source=str(source), out=out, style="red", **{"shard_size": 4, **settings})
+    size, workers = settings.pop("shard_size", 4), settings.pop("workers", 2)
+    job = Job(source=str(source), out=out, style="red", **settings)
     storage, figures = Storage(), Plan()
     rows = open_manifest(storage, job.source)
-    shards = plan_shards(rows, Ledger(storage, out), job, digest, STYLES, figures)
+    shards = plan_shards(rows, Ledger(storage, out), job, digest, STYLES, figures, size, workers)
     return figures, list(shards)
 
 
@@ -67,8 +68,28 @@ def names(count: int, first: int = 0) -> list[str]:
 def test_rows_are_cut_into_shards_in_order(tmp_path: Path) -> None:
     figures, shards = plan(manifest(tmp_path, names(10)))
     assert ids_of(shards) == [names(4), names(4, 4), names(2, 8)]
-    assert (figures.rows, figures.left, figures.shards) == (10, 10, 3)
+    assert (figures.rows, figures.left, figures.shards, figures.largest) == (10, 10, 3, 4)
     assert (figures.done, figures.failed) == (0, 0)
+
+
+@pytest.mark.parametrize("rows", [1, 65, 126, 700, 1600, 5000])
+@pytest.mark.parametrize("workers", [1, 2, 16])
+def test_all_workers_end_at_about_the_same_time(rows: int, workers: int, tmp_path: Path) -> None:
+    _, shards = plan(manifest(tmp_path, names(rows)), shard_size=512, workers=workers)
+    assert [name for shard in ids_of(shards) for name in shard] == names(rows)
+    sizes = [len(shard.rows) for shard in shards]
+    assert sizes == sorted(sizes, reverse=True)
+    assert max(sizes) <= 512
+    busy = [0] * workers
+    for size in sizes:  # each worker takes the next shard when it has done one
+        busy[busy.index(min(busy))] += size
+    assert max(busy) <= max(rows / workers + 64, 127)
+
+
+def test_only_the_last_shards_are_smaller(tmp_path: Path) -> None:
+    _, shards = plan(manifest(tmp_path, names(5000)), shard_size=512, workers=2)
+    smaller = [482, 362, 271, 204, 153, 114, 86, 64, 64, 64, 64]
+    assert [len(shard.rows) for shard in shards] == [512] * 6 + smaller
 
 
 def test_the_same_rows_make_the_same_plan(tmp_path: Path) -> None:
@@ -373,7 +394,7 @@ def plan_figures(source: str) -> Plan:
     job = Job(source=source, out="/nowhere", style="red")
     storage, figures = Storage(), Plan()
     rows = open_manifest(storage, job.source)
-    for _ in plan_shards(rows, Ledger(storage, job.out), job, DIGEST, STYLES, figures):
+    for _ in plan_shards(rows, Ledger(storage, job.out), job, DIGEST, STYLES, figures, 512, 2):
         pass
     return figures
 
@@ -388,5 +409,5 @@ def test_a_million_rows_are_planned_in_little_memory(tmp_path: Path) -> None:
         capture_output=True, text=True, check=True, timeout=120, cwd=ROOT,
     )  # fmt: skip
     rows, shards, megabytes = map(int, said.stdout.split())
-    assert (rows, shards) == (count, 1954)
+    assert (rows, shards) == (count, 1960)
     assert megabytes < 300

@@ -386,7 +386,7 @@ def test_a_folder_that_cannot_be_written_to_is_a_fault_of_the_system(job: Job) -
 
 
 def test_a_fault_midway_leaves_nothing_of_the_shard_in_the_ledger(job: Job) -> None:
-    rows = 200  # more than can be on their way when the first is told
+    rows = 120  # one shard; more than can be on their way when the first is told
     write_photos(Path(job.source), rows)
     job = changed(job, size="native", shard_size=rows)
     request, (ref,) = plan_job(job)

@@ -65,9 +65,12 @@ WAYS: dict[str, Callable[[Job], object]] = {
 def write_ledger(request: Request) -> int:
     """A ledger in which every row of the job is done; its number of parts."""
     ledger = Ledger(request.storage, request.job.out)
+    job = request.job
+    assert job.shard_size != "auto"
     shards = plan_shards(
-        request.manifest, ledger, request.job, request.digest, request.pack.names, Plan()
-    )
+        request.manifest, ledger, job, request.digest, request.pack.names, Plan(),
+        size=job.shard_size, workers=0,  # all of one size
+    )  # fmt: skip
     count = 0
     for some in chunks(shards, WRITTEN_TOGETHER):
         request.storage.write({ledger.part_url(shard.key): _part(request, shard) for shard in some})
