@@ -55,6 +55,11 @@ class ShardResult:
         """Seconds that the shard took."""
         return self.seconds.get("wall", 0.0)
 
+    @property
+    def rate(self) -> float:
+        """Rows a second."""
+        return (self.done + self.failed) / self.wall if self.wall else 0.0
+
     def add_done(self, source_bytes: int, output_bytes: int, output_pixels: int) -> None:
         """Count a row that got done."""
         self.done += 1
@@ -79,7 +84,7 @@ class Summary:
         rows: of the job. done, failed: of these, in this run and before; equal to ``rows`` at
             the end of a run that was not stopped.
         new_done, new_failed: in this run.
-        slowest: shards of this run, the one that took longest first.
+        slowest: shards of this run, the one with the fewest rows a second first.
         stopped: why the run ended before its time.
     """
 
@@ -120,8 +125,9 @@ class Summary:
         self.stages.update(result.seconds)
         self.reasons.update(result.reasons)
         self.failures += result.failures[: FAILURES_TOLD - len(self.failures)]
-        by_time = sorted([*self.slowest, result], key=lambda one: -one.wall)
-        self.slowest = by_time[:SLOWEST_TOLD]
+        # Not by time: shards have not all the same size.
+        by_rate = sorted([*self.slowest, result], key=lambda one: one.rate)
+        self.slowest = by_rate[:SLOWEST_TOLD]
 
     @property
     def too_many_failed(self) -> bool:

@@ -155,7 +155,7 @@ def _summary_page(request: Request, summary: Summary) -> str:
 
 def _shard(shard: ShardResult) -> str:
     rows = shard.done + shard.failed
-    return _row([f"`{shard.key}`", f"{rows:,}", f"{shard.wall:,.1f}", f"{rows / shard.wall:,.1f}"])
+    return _row([f"`{shard.key}`", f"{rows:,}", f"{shard.wall:,.1f}", f"{shard.rate:,.1f}"])
 
 
 def _row(cells: Iterable[str]) -> str:

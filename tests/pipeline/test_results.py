@@ -37,6 +37,14 @@ def test_only_the_first_failures_are_told_but_all_are_counted() -> None:
     assert (total.failed, total.reasons["the file is empty"]) == (160, 160)
 
 
+def test_the_slowest_shards_are_those_with_the_fewest_rows_a_second() -> None:
+    total = summary(rows=1000)
+    for rows in range(1, 10):
+        shard = ShardResult(f"{rows} rows", done=rows, seconds={"wall": 3.0 if rows == 6 else 1.0})
+        total.add(shard)
+    assert [shard.key[0] for shard in total.slowest] == ["1", "2", "6", "3", "4"]
+
+
 @pytest.mark.parametrize(("failed", "succeeded"), [(5, True), (6, False)])
 def test_more_failed_rows_than_allowed_are_no_success(failed: int, succeeded: bool) -> None:
     total = summary()
