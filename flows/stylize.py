@@ -18,6 +18,7 @@ from prefect.states import Cancelled, Completed, Failed
 from pipeline.job import Job
 from pipeline.plan import Plan
 from pipeline.results import ShardResult, Summary
+from pipeline.run import Request
 from pipeline.spool import ShardRef
 from tasks import names
 from tasks.artifacts import ProgressArtifact, publish_summary
@@ -57,7 +58,7 @@ def stylize(job: Job) -> State[Summary]:
             "%s rows: %s done before, %s failed before, %s to do in %s shards",
             *(f"{n:,}" for n in (plan.rows, plan.done, plan.failed, plan.left, len(refs))),
         )
-        _do_shards(request.job, plan, refs, summary)
+        _do_shards(request, plan, refs, summary)
         finish_run(request, summary)
     finally:
         request.claim.release()
@@ -87,11 +88,11 @@ def _tag_run(more: list[str]) -> None:
         client.update_flow_run(flow_run.id, tags=sorted({*flow_run.tags, *more}))
 
 
-def _do_shards(job: Job, plan: Plan, refs: list[ShardRef], summary: Summary) -> None:
+def _do_shards(request: Request, plan: Plan, refs: list[ShardRef], summary: Summary) -> None:
     """Do all shards; stop early if it is no use."""
     tracker = Tracker(plan)
-    progress = ProgressArtifact(names.artifact_key("progress", job.out))
-    pool = make_pool(job, plan.left, len(refs))
+    progress = ProgressArtifact(names.artifact_key("progress", request.job.out))
+    pool = make_pool(request.job, plan.left, len(refs))
     finished: queue.Queue[PrefectFuture[ShardResult]] = queue.Queue()
     waiting = iter(refs)
     suspension = Suspension()
@@ -135,6 +136,9 @@ def _do_shards(job: Job, plan: Plan, refs: list[ShardRef], summary: Summary) -> 
                     if talking.result():
                         following = None
                     talking = aside.submit(copy_context().run, talk)
+                if request.claim.lost and not summary.stopped:
+                    summary.stopped = request.claim.lost
+                    pool.close()  # the other run may have cut its shards elsewhere
                 if summary.stopped:
                     following = None
                 look()

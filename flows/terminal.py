@@ -183,7 +183,9 @@ def show_plan(job: Job) -> int:
         ("to be read", amount if plan.left else ""),
         (
             "shards",
-            f"{plan.shards:,} of up to {plural(plan.largest, 'row')}" if plan.shards else "",
+            f"{plan.shards:,} of up to {plural(plan.largest, 'row')}"
+            if plan.shards and job.runner == "local"
+            else "",
         ),
         ("time", f"about {span(seconds)}{guess}" if seconds else "unknown" if plan.left else ""),
     ):

@@ -26,15 +26,23 @@ STALE_AFTER = 25.0  # several renewals, as one may take a while
 LOOK_EVERY = 0.5
 
 
+class TakenOver(SystemFault):
+    """Another run has taken the folder for abandoned."""
+
+
 class Claim:
     """The claim of this run on a folder.
 
     Args:
         out: the folder, in full.
+
+    Attributes:
+        lost: who has taken it over, once that was seen while renewing it.
     """
 
     def __init__(self, storage: Storage, out: str) -> None:
         self._storage, self._out = storage, out
+        self.lost = ""
         self._url = join(out, ".restyle-claim")
         self._who = {
             "host": socket.gethostname(),
@@ -93,11 +101,11 @@ class Claim:
         """See whether the folder is still ours.
 
         Raises:
-            SystemFault: another run has taken it for abandoned.
+            TakenOver: it is not.
         """
         theirs = self._read()
         if theirs is not None and not self._is_ours(theirs):
-            raise SystemFault(
+            raise TakenOver(
                 f"another run has taken over {redact(self._out)}: process {theirs.get('pid')} on "
                 f"{theirs.get('host')}"
             )
@@ -107,8 +115,11 @@ class Claim:
             try:
                 self.check()
                 self._storage.write({self._url: self._content()})
+            except TakenOver as fault:
+                self.lost = str(fault)
+                return
             except SystemFault:
-                continue  # storage that is away for a moment; who took over is told by check()
+                continue  # storage that is away for a moment
 
     def _content(self) -> bytes:
         return json.dumps(self._who | {"renewed": time.time_ns()}).encode()

@@ -17,12 +17,14 @@ from pipeline.job import Job
 # GPU that of the GPU, too: CUDA's own and that of a batch.
 WORKER_MEMORY = {"cpu": 1536, "cuda": 3072}
 
-
 # Rows of a shard: several seconds of work, beside which the requests for the shard itself are few.
 SHARD_ROWS = {"cpu": 512, "cuda": 2048}
 
-# Rows of a worker, at least: for fewer it does not pay to start one, which takes some seconds.
-LEAST_OF_WORKER = {"cpu": 256, "cuda": 1024}
+# Pixels of a worker, at least: for fewer it does not pay to start one, which takes some seconds.
+LEAST_OF_WORKER = {"cpu": 256 * 256**2, "cuda": 1024 * 256**2}
+
+# What is taken for the pixels of a photo where nothing tells.
+NATIVE_PIXELS = 1024**2
 
 # Where a control group says how much of the processors and memory it may have, version 2 and 1.
 QUOTAS = (
@@ -67,11 +69,12 @@ def devices_for(job: Job, rows: int) -> list[str]:
     if job.workers != "auto":
         workers = min(job.workers, rows)
     else:
-        kind = "cuda" if names[0].startswith("cuda:") else "cpu"
+        kind = _kind(names)
         workers = min(cpu_count(), memory_size() // WORKER_MEMORY[kind])
         if kind == "cuda":
             workers = len(names) * max(1, min(workers // len(names), _room_on_gpu()))
-        workers = min(workers, rows // LEAST_OF_WORKER[kind])
+        pixels = math.prod(job.pixels) if job.pixels else NATIVE_PIXELS
+        workers = min(workers, rows * pixels // LEAST_OF_WORKER[kind])
     return [names[index % len(names)] for index in range(max(1, workers))]
 
 
@@ -79,7 +82,11 @@ def shard_rows(job: Job, devices: Sequence[str]) -> int:
     """How many rows a shard has at most, on these devices."""
     if job.shard_size != "auto":
         return job.shard_size
-    return SHARD_ROWS["cuda" if devices[0].startswith("cuda") else "cpu"]
+    return SHARD_ROWS[_kind(devices)]
+
+
+def _kind(devices: Sequence[str]) -> str:
+    return "cuda" if devices[0].startswith("cuda") else "cpu"
 
 
 def check_device(job: Job) -> None:

@@ -27,6 +27,9 @@ NEW, DONE, FAILED, AGAIN = range(4)
 # Rows of a shard at the end of a plan, at least: fewer are not worth what a shard costs.
 LEAST_ROWS = 64
 
+# Shards' worth of rows that are held back until it is known how many are left.
+MOST_HELD = 128
+
 
 @dataclass(frozen=True)
 class Shard:
@@ -120,7 +123,7 @@ def plan_shards(
     if not plan.rows:
         raise RequestError(f"{manifest.name} has no images")
     _refuse_duplicates(np.concatenate(seen), manifest, job)
-    for shard in [*cutter.rest(), *again.rest()]:
+    for shard in [*again.rest(), *cutter.rest()]:
         yield _counted(shard, plan)
 
 
@@ -237,7 +240,7 @@ class _Cutter:
 
     def __init__(self, size: int, workers: int) -> None:
         self._size = size
-        self._share = 2 * workers
+        self._share = min(2 * workers, MOST_HELD)
         self._least = max(LEAST_ROWS, size // 8)
         self._waiting: list[pa.Table] = []
         self._count = 0
@@ -263,7 +266,8 @@ class _Cutter:
         start = 0
         while left := len(rows) - start:
             shards = max(1, min(self._share, left // self._least))
-            count = min(self._size, math.ceil(left / shards))
+            # Whole batches.
+            count = min(self._size, math.ceil(left / shards / LEAST_ROWS) * LEAST_ROWS, left)
             shard = rows.slice(start, count)
             yield Shard(shard_key(row_names(shard)), shard)
             start += count

@@ -7,7 +7,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from pipeline.devices import devices_for
+from pipeline.devices import cpu_count, devices_for
 from pipeline.job import Job
 from pipeline.plan import Plan
 from pipeline.results import Summary
@@ -26,7 +26,8 @@ def remember(job: Job, summary: Summary) -> None:
     """Keep the speed of a run for the next plan on this machine."""
     if summary.seconds < MEASURED_SECONDS or not summary.output_pixels:
         return
-    known = _known() | {_key(job): summary.output_pixels / summary.seconds}
+    key = _key(job, summary.new_done + summary.new_failed)
+    known = _known() | {key: summary.output_pixels / summary.seconds}
     with suppress(OSError):  # no home, no memory
         _file().parent.mkdir(parents=True, exist_ok=True)
         _file().write_text(json.dumps(known))
@@ -41,12 +42,12 @@ def estimate(job: Job, plan: Plan) -> tuple[float | None, bool]:
         pixels = round(plan.left * mean_bytes * PIXELS_PER_BYTE)
     else:
         return (None, False) if plan.left else (0.0, True)
-    known = _known().get(_key(job))
+    known = _known().get(_key(job, plan.left))
     if job.runner == "ray" and known is None:
         return None, False
-    workers = devices_for(job, plan.left)
-    kind = _kind(job)
-    rate = known or GUESS[kind] * len(set(workers) if kind == "cuda" else workers)
+    # Workers share all cores, however many there are of them.
+    workers = cpu_count() if _kind(job) == "cpu" else len(set(devices_for(job, plan.left)))
+    rate = known or GUESS[_kind(job)] * workers
     return pixels / rate, known is not None
 
 
@@ -54,9 +55,10 @@ def _kind(job: Job) -> str:
     return "cuda" if devices_for(job, 1)[0].startswith("cuda") else "cpu"
 
 
-def _key(job: Job) -> str:
+def _key(job: Job, rows: int) -> str:
     size = "native" if job.pixels is None else "fixed"
-    return f"{job.runner} {_kind(job)} {size} {job.pack or 'shipped'} {job.workers}"
+    workers = job.workers if job.runner == "ray" else len(devices_for(job, rows))
+    return f"{job.runner} {_kind(job)} {size} {job.pack or 'shipped'} {workers}"
 
 
 def _known() -> dict[str, float]:

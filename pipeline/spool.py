@@ -83,6 +83,6 @@ def read_shard(storage: Storage, ref: ShardRef) -> pa.Table:
     try:
         if isinstance(data, RowError):
             raise data
-        return pq.read_table(pa.BufferReader(data))
-    except (RowError, pa.ArrowException) as error:
+        return pq.ParquetFile(pa.BufferReader(data)).read()
+    except (RowError, OSError, pa.ArrowException) as error:
         raise SystemFault(f"cannot read the plan {redact(ref.url)}: {describe(error)}") from error

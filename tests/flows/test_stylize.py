@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,28 @@ def test_a_fault_of_the_system_stops_the_run_and_blames_no_image(job: Job) -> No
     assert state.is_failed()
     assert "stopped: cannot write" in state.message
     assert ledger(job) == []
+
+
+def test_a_run_whose_folder_another_has_taken_over_stops(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.claim.RENEWED_EVERY", 0.1)
+    write_photos(Path(job.source), 600)
+    theirs = json.dumps({"host": "elsewhere", "pid": 7, "token": "another"})
+    token = watcher.set(
+        lambda seen: seen.done and Path(job.out, ".restyle-claim").write_text(theirs)
+    )
+    start = time.monotonic()
+    try:
+        _, state = run(job.model_copy(update={"size": "256", "shard_size": 20}))
+    finally:
+        watcher.reset(token)
+    assert state.is_failed()
+    assert "another run has taken over" in state.message
+    assert "process 7 on elsewhere" in state.message
+    assert len(ledger(job)) < 600
+    assert time.monotonic() - start < 30
+    assert Path(job.out, ".restyle-claim").read_text() == theirs
 
 
 def test_a_deployment_gives_the_job_as_json_and_the_ui_shows_it_as_a_form(job: Job) -> None:

@@ -17,8 +17,10 @@ def test_one_worker_a_core_but_no_more_than_pay(job: Job, monkeypatch: pytest.Mo
     auto = job.model_copy(update={"workers": "auto"})
     monkeypatch.setattr(devices, "cpu_count", lambda: 4)
     assert devices_for(auto, 100_000) == ["cpu"] * 4
-    assert devices_for(auto, 600) == ["cpu"] * 2
-    assert devices_for(auto, 200) == ["cpu"]
+    small, native = (auto.model_copy(update={"size": size}) for size in ("256", "native"))
+    assert devices_for(small, 600) == ["cpu"] * 2
+    assert devices_for(small, 200) == ["cpu"]
+    assert devices_for(native, 200) == ["cpu"] * 4
     assert devices_for(auto, 0) == ["cpu"]
 
 
@@ -60,7 +62,8 @@ def test_workers_share_a_gpu_as_far_as_cores_and_its_memory_go(
     monkeypatch.setattr(devices, "memory_size", lambda: 64 << 10)
     auto = job.model_copy(update={"workers": "auto", "device": "auto"})
     assert devices_for(auto, 10**6) == ["cuda:0", "cuda:1"] * each
-    assert devices_for(auto, 3100) == (["cuda:0", "cuda:1"] * each)[:3]
+    small = auto.model_copy(update={"size": "256"})
+    assert devices_for(small, 3100) == (["cuda:0", "cuda:1"] * each)[:3]
     one = auto.model_copy(update={"device": "cuda:1"})
     assert devices_for(one, 10**6) == ["cuda:1"] * alone
     devices._room_on_gpu.cache_clear()

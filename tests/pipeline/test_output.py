@@ -137,7 +137,7 @@ def test_the_folder_is_marked_complete_only_while_it_is(job: Job, out: str) -> N
 
 def test_finishing_clears_up_and_leaves_the_rest(job: Job, out: str) -> None:
     output = begun(changed(job, out=out))
-    Storage().write({join(output.scratch, "plan/000000.parquet"): b"x", join(out, "mine"): b"y"})
+    Storage().write({join(output.scratch, "plan/000000.shards"): b"x", join(out, "mine"): b"y"})
     output.finish(success=True)
     assert Storage().names(out) == ["_SUCCESS", "job.json", "mine"]
 

@@ -65,9 +65,11 @@ def test_a_plan_that_is_gone_is_a_fault_of_the_system(tmp_path: Path) -> None:
 
 def test_a_plan_that_is_damaged_is_a_fault_of_the_system(tmp_path: Path) -> None:
     (ref,) = write_plan(Storage(), str(tmp_path), [shard(1)])
-    Path(ref.url).write_bytes(b"no Parquet")
-    with pytest.raises(SystemFault, match="cannot read the plan"):
-        read_shard(Storage(), ref)
+    whole = Path(ref.url).read_bytes()
+    for damaged in (b"no Parquet", whole[:-9], whole[:40] + b"\0" * 200 + whole[240:]):
+        Path(ref.url).write_bytes(damaged)
+        with pytest.raises(SystemFault, match="cannot read the plan"):
+            read_shard(Storage(), ref)
 
 
 def test_reading_a_shard_survives_faults(

@@ -76,7 +76,7 @@ To the server goes, for each shard: {asked}.
 256x256, the shipped network, JPEG files to JPEG files, in a flow run with all workers of this
 machine and an embedded server.
 
-| rows a shard | shards | images a second |
+| rows a shard, at most | shards | images a second |
 |---:|---:|---:|
 {shard_sizes}
 

@@ -34,7 +34,8 @@ def requests(bucket: str, pack: str, rows: int) -> dict[str, Any]:
             device="cpu", shard_size=rows // shards,
             storage_option=(f"endpoint_url={server.url}",),
         )  # fmt: skip
-        assert run_job(job).done == rows
+        summary = run_job(job)
+        assert (summary.done, summary.shards) == (rows, shards)
         # The claim is renewed every few seconds, however much is done.
         return Counter(one.split()[0] for one in server.asked if CLAIM not in one)
 
