@@ -88,6 +88,7 @@ def screenshot(url: str, height: int) -> Image.Image:
         subprocess.run(
             [CHROMIUM, "--headless", "--no-sandbox", "--hide-scrollbars", "--disable-gpu",
              f"--window-size={WIDTH},{height}", "--virtual-time-budget=20000",
+             "--force-prefers-reduced-motion", "--run-all-compositor-stages-before-draw",
              f"--screenshot={file.name}", url],
             check=True, capture_output=True,
         )  # fmt: skip
