@@ -96,12 +96,13 @@ def wait_until_recorded(flow_run: UUID, task_runs: int, seconds: float = RECORD_
         "task_runs": {"state": {"type": {"any_": ["COMPLETED", "FAILED", "CRASHED"]}}},
     }
     deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        with suppress(httpx.TimeoutException, httpx.HTTPStatusError):  # it is busy
-            answer = httpx.post(count, json=ended, timeout=DRAIN_SECONDS)
-            if answer.raise_for_status().json() >= task_runs:
-                return
-        time.sleep(0.2)
+    with suppress(httpx.TransportError):  # it has gone
+        while time.monotonic() < deadline:
+            with suppress(httpx.TimeoutException, httpx.HTTPStatusError):  # it is busy
+                answer = httpx.post(count, json=ended, timeout=DRAIN_SECONDS)
+                if answer.raise_for_status().json() >= task_runs:
+                    return
+            time.sleep(0.2)
 
 
 def _wait(child: subprocess.Popen[bytes], health: str, log: IO[bytes]) -> None:

@@ -173,6 +173,9 @@ def show_plan(job: Job) -> int:
         amount = size(plan.left_bytes)
         if plan.unknown_sizes:
             amount += f", and {plural(plan.unknown_sizes, 'row')} of unknown size"
+    shards = ""
+    if plan.shards and job.runner == "local":  # elsewhere they depend on the cluster
+        shards = f"{plan.shards:,} of up to {plural(plan.largest, 'row')}"
     guess = "" if measured else " (a guess until the first run on this machine)"
     table = Table.grid(padding=(0, 2))
     for label, text in (
@@ -181,12 +184,7 @@ def show_plan(job: Job) -> int:
         ("failed before", f"{plan.failed:,}" if plan.failed else ""),
         ("left to do", f"{plan.left:,}"),
         ("to be read", amount if plan.left else ""),
-        (
-            "shards",
-            f"{plan.shards:,} of up to {plural(plan.largest, 'row')}"
-            if plan.shards and job.runner == "local"
-            else "",
-        ),
+        ("shards", shards),
         ("time", f"about {span(seconds)}{guess}" if seconds else "unknown" if plan.left else ""),
     ):
         if text:

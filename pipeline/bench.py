@@ -21,7 +21,7 @@ from jinja2 import Environment, PackageLoader
 from PIL import Image
 
 from pipeline.codec import Pixels, decode, encode
-from pipeline.devices import cpu_count, devices_for
+from pipeline.devices import cpu_count, devices_for, kind_of
 from pipeline.errors import RequestError, RowError
 from pipeline.job import Job
 from pipeline.manifest import open_manifest
@@ -107,7 +107,7 @@ def measure(
         pictures = _photos(photos) if photos else _synthetic()
         files = [encode(picture, "jpg", QUALITY) for picture in pictures]
         devices = devices_for(_job(folder), sys.maxsize)
-        kind = "cuda" if devices[0].startswith("cuda") else "cpu"
+        kind = kind_of(devices)
         _write(files, folder / "photos", count + len(devices) * SHARD)
         _write(files, folder / "rivals", count)
         # Before and after, and the mean of both: a busy neighbour shall not decide the ratio.

@@ -69,7 +69,7 @@ def devices_for(job: Job, rows: int) -> list[str]:
     if job.workers != "auto":
         workers = min(job.workers, rows)
     else:
-        kind = _kind(names)
+        kind = kind_of(names)
         workers = min(cpu_count(), memory_size() // WORKER_MEMORY[kind])
         if kind == "cuda":
             workers = len(names) * max(1, min(workers // len(names), _room_on_gpu()))
@@ -82,10 +82,11 @@ def shard_rows(job: Job, devices: Sequence[str]) -> int:
     """How many rows a shard has at most, on these devices."""
     if job.shard_size != "auto":
         return job.shard_size
-    return SHARD_ROWS[_kind(devices)]
+    return SHARD_ROWS[kind_of(devices)]
 
 
-def _kind(devices: Sequence[str]) -> str:
+def kind_of(devices: Sequence[str]) -> str:
+    """What they are: cuda or cpu."""
     return "cuda" if devices[0].startswith("cuda") else "cpu"
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from pipeline.devices import cpu_count, devices_for
+from pipeline.devices import cpu_count, devices_for, kind_of
 from pipeline.job import Job
 from pipeline.plan import Plan
 from pipeline.results import Summary
@@ -26,7 +27,7 @@ def remember(job: Job, summary: Summary) -> None:
     """Keep the speed of a run for the next plan on this machine."""
     if summary.seconds < MEASURED_SECONDS or not summary.output_pixels:
         return
-    key = _key(job, summary.new_done + summary.new_failed)
+    key = _key(job, devices_for(job, summary.new_done + summary.new_failed))
     known = _known() | {key: summary.output_pixels / summary.seconds}
     with suppress(OSError):  # no home, no memory
         _file().parent.mkdir(parents=True, exist_ok=True)
@@ -42,23 +43,20 @@ def estimate(job: Job, plan: Plan) -> tuple[float | None, bool]:
         pixels = round(plan.left * mean_bytes * PIXELS_PER_BYTE)
     else:
         return (None, False) if plan.left else (0.0, True)
-    known = _known().get(_key(job, plan.left))
+    devices = devices_for(job, plan.left)
+    known = _known().get(_key(job, devices))
     if job.runner == "ray" and known is None:
         return None, False
     # Workers share all cores, however many there are of them.
-    workers = cpu_count() if _kind(job) == "cpu" else len(set(devices_for(job, plan.left)))
-    rate = known or GUESS[_kind(job)] * workers
+    kind = kind_of(devices)
+    rate = known or GUESS[kind] * (cpu_count() if kind == "cpu" else len(set(devices)))
     return pixels / rate, known is not None
 
 
-def _kind(job: Job) -> str:
-    return "cuda" if devices_for(job, 1)[0].startswith("cuda") else "cpu"
-
-
-def _key(job: Job, rows: int) -> str:
+def _key(job: Job, devices: Sequence[str]) -> str:
     size = "native" if job.pixels is None else "fixed"
-    workers = job.workers if job.runner == "ray" else len(devices_for(job, rows))
-    return f"{job.runner} {_kind(job)} {size} {job.pack or 'shipped'} {workers}"
+    workers = job.workers if job.runner == "ray" else len(devices)
+    return f"{job.runner} {kind_of(devices)} {size} {job.pack or 'shipped'} {workers}"
 
 
 def _known() -> dict[str, float]:

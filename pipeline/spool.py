@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import RowError, SystemFault
+from pipeline.overlap import chunks
 from pipeline.plan import Shard
 from pipeline.storage import Source, Storage, describe, join, redact
 
@@ -43,7 +44,7 @@ class ShardRef:
 def write_plan(storage: Storage, folder: str, shards: Iterable[Shard]) -> list[ShardRef]:
     """Write shards to files below ``folder``; a reference to each, in order."""
     refs: list[ShardRef] = []
-    for number, batch in enumerate(_batches(shards)):
+    for number, batch in enumerate(chunks(shards, SHARDS_PER_FILE)):
         url = join(folder, f"{number:06d}.shards")
         buffer = io.BytesIO()
         for shard in batch:
@@ -60,17 +61,6 @@ def _file_of(rows: pa.Table) -> pa.Buffer:
     sink = pa.BufferOutputStream()
     pq.write_table(rows, sink, row_group_size=len(rows), **QUICK)
     return sink.getvalue()
-
-
-def _batches(shards: Iterable[Shard]) -> Iterator[list[Shard]]:
-    batch: list[Shard] = []
-    for shard in shards:
-        batch.append(shard)
-        if len(batch) == SHARDS_PER_FILE:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
 
 
 def read_shard(storage: Storage, ref: ShardRef) -> pa.Table:

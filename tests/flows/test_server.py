@@ -4,9 +4,13 @@ import os
 import signal
 import sqlite3
 import subprocess
+import time
 from pathlib import Path
+from uuid import uuid4
 
-from flows.server import _port
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from flows.server import _port, wait_until_recorded
 from tests.conftest import write_photos
 from tests.pipeline.runs import committed
 from tests.processes import RESTYLE, command_of, family, wait_until
@@ -17,6 +21,15 @@ SHARDS = 30
 def test_servers_that_start_at_the_same_time_have_ports_of_their_own() -> None:
     with _port() as one, _port() as another:
         assert one != another
+
+
+def test_a_server_that_has_gone_is_not_waited_for() -> None:
+    with _port() as port:
+        gone = f"http://127.0.0.1:{port}/api"
+    start = time.monotonic()
+    with temporary_settings({PREFECT_API_URL: gone}):
+        wait_until_recorded(uuid4(), 1)
+    assert time.monotonic() - start < 10
 
 
 def test_workers_go_on_while_the_server_does_not_answer_and_it_is_told_all_the_same(

@@ -95,11 +95,10 @@ def test_only_the_last_shards_are_smaller(tmp_path: Path) -> None:
 def test_another_cut_loses_no_row_and_doubles_none(tmp_path: Path) -> None:
     source = manifest(tmp_path, names(3000))
     _, shards = plan(source, shard_size=512, workers=2)
-    for shard in (shards[1], shards[4], shards[-1]):
+    ended = [shards[1], shards[4], shards[-1]]
+    for shard in ended:
         commit(source, shard)
-    committed = {
-        name for shard in (shards[1], shards[4], shards[-1]) for name in ids_of([shard])[0]
-    }
+    committed = {name for shard in ids_of(ended) for name in shard}
     for workers in (1, 2, 5):
         figures, left = plan(source, shard_size=512, workers=workers)
         assert [name for shard in ids_of(left) for name in shard] == [
