@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
+
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
+from prefect.runner import Runner
 from prefect.schedules import Cron
 from prefect.types.entrypoint import EntrypointType
 
@@ -41,13 +45,26 @@ def serve_job(job: Job, cron: str, timezone: str, name: str) -> None:
             f"'{cron}' ({timezone}): {redact(job.source)} to {redact(job.out)} in the style "
             f"{job.style}\nwatch it, or run it at once, at {address}/deployments; Ctrl-C ends it"
         )
-        stylize.serve(
+        runner = _Runner(name)
+        runner.add_flow(
+            stylize,
             name,
             schedule=schedule,
             parameters={"job": job.model_dump(mode="json", exclude_defaults=True)},
             description=f"{redact(job.source)} to {redact(job.out)}, what is new or has changed",
             tags=tags_of(job),
-            global_limit=ONE_AT_A_TIME,
+            concurrency_limit=ONE_AT_A_TIME,
             entrypoint_type=EntrypointType.MODULE_PATH,
-            print_starting_message=False,
         )
+        with suppress(KeyboardInterrupt):
+            asyncio.run(runner.start())
+
+
+class _Runner(Runner):
+    """Prefect's, but on SIGTERM it ends the run that is at work, and then itself.
+
+    Prefect's own never awaits what shall end its runs (3.9): they outlive it, and the server.
+    """
+
+    def handle_sigterm(self, *args: object, **kwargs: object) -> None:
+        self.execute_in_background(self.astop)

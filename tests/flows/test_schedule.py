@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import subprocess
 from collections.abc import Iterator
 from datetime import datetime
@@ -22,7 +21,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from flows.cli import main
 from pipeline.job import Job
 from tests.conftest import write_photos
-from tests.processes import RESTYLE, wait_until
+from tests.processes import RESTYLE, family, is_running, wait_until
 
 
 @pytest.fixture
@@ -48,9 +47,13 @@ def served(job: Job, tmp_path: Path) -> Iterator[DeploymentResponse]:
                 deployment = client.read_deployment_by_name("stylize/every-night")
             yield deployment
     finally:
-        os.killpg(process.pid, signal.SIGINT)
+        begun = family(process.pid)
+        process.terminate()
         process.wait(120)
+    assert process.returncode == 0
+    wait_until(lambda: not any(map(is_running, begun)))
     assert "'0 3 * * *' (Europe/Berlin)" in said.read_text()
+    assert "Traceback" not in said.read_text()
 
 
 def run_of(deployment: UUID, **more: Any) -> str:
@@ -93,6 +96,10 @@ def test_a_schedule_does_what_is_new(job: Job, served: DeploymentResponse) -> No
     after = {path.name: path.stat().st_mtime_ns for path in images.iterdir()}
     assert len(after) == 10
     assert {name: after[name] for name in before} == before
+    # It is ended in the midst of a run, which is ended with it.
+    with get_client(sync_client=True) as client:
+        run = client.create_flow_run_from_deployment(served.id).id
+        wait_until(lambda: client.read_flow_run(run).state_name == "Running", seconds=60)
 
 
 @pytest.mark.parametrize(
