@@ -25,10 +25,7 @@ from pipeline.job import Job
 from pipeline.results import ShardResult
 from pipeline.spool import ShardRef
 from pipeline.worker import Message
-from pipeline.workers import ENDING, WorkerDied, WorkerPool
-
-# Times that a node does a shard whose worker has died: once more, with care for what was in hand.
-ATTEMPTS = 2
+from pipeline.workers import ENDING, WorkerPool
 
 Told = Message | ShardResult | ShardLost | SystemFault
 
@@ -129,7 +126,7 @@ def do_shard(job: Job, ref: ShardRef) -> Iterator[Told]:
 
     def work() -> None:
         try:
-            told.put(_do(pool, ref, told.put))
+            told.put(pool.run(ref, told.put))
         except (ShardLost, SystemFault) as error:
             told.put(error)
         except Exception as error:
@@ -141,15 +138,6 @@ def do_shard(job: Job, ref: ShardRef) -> Iterator[Told]:
         yield answer
         if isinstance(answer, ShardResult | Exception):
             return
-
-
-def _do(pool: WorkerPool, ref: ShardRef, tell: Callable[[Told], None]) -> ShardResult:
-    for _ in range(ATTEMPTS):
-        try:
-            return pool.run(ref, tell)
-        except WorkerDied as death:
-            reason = str(death)
-    raise ShardLost(reason)
 
 
 @cache

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import mmap
 import os
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,9 +36,8 @@ class Board:
 
     def __init__(self, descriptor: int | None = None) -> None:
         if descriptor is None:
-            with tempfile.TemporaryFile() as file:
-                file.truncate(SLOTS * SLOT.itemsize + BEATS.itemsize)
-                descriptor = os.dup(file.fileno())
+            descriptor = os.memfd_create("restyle")
+            os.truncate(descriptor, SLOTS * SLOT.itemsize + BEATS.itemsize)
         self.descriptor = descriptor
         self._memory = mmap.mmap(descriptor, SLOTS * SLOT.itemsize + BEATS.itemsize)
         self._slots = np.frombuffer(self._memory, SLOT, SLOTS)

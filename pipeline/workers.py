@@ -29,6 +29,10 @@ from pipeline.worker import Message
 # Seconds without a finished row, or strip of a large one, after which a worker counts as hanging.
 STALLED = 900
 
+# Rows of one shard that are put aside for the death of workers; with more of them it is not the
+# rows, but something that every worker dies of.
+CRASHERS = 16
+
 ENDING = "the run is ending"
 
 # Seconds between two looks at a worker that says nothing.
@@ -107,26 +111,25 @@ class WorkerPool:
             on_message: is given the worker's progress and log records, in this thread.
 
         Raises:
-            ShardLost: it was not finished; a process that died or hung is replaced, and when
-                the shard is tried again, what it had in hand is done with care.
+            ShardLost: it was not finished. A process that died or hung is replaced, and what it
+                had in hand is done with care by the next; until that tells no more.
             SystemFault: something that every shard needs is broken.
         """
         job, process = self._free.get()
         try:
             while True:
                 if process is None or not process.is_alive():
-                    process = self._start(job)
-                suspects = self._suspects.get(ref.key, NOBODY)
+                    process = self._start(job, process)
+                known = self._suspects.get(ref.key, NOBODY)
                 try:
-                    return process.run(ref, suspects, on_message)
+                    return process.run(ref, known, on_message)
                 except WorkerDied as death:
                     if self._closed:
                         raise ShardLost(ENDING) from None
                     late = f"decoding takes longer than {job.max_seconds:g} s (--max-seconds)"
-                    self._suspects[ref.key] = suspects.after_death(
-                        death.in_hand, late if death.was_late else ""
-                    )
-                    if not (death.was_late or suspects.are_explained_by(death.in_hand)):
+                    suspects = known.after_death(death.in_hand, late if death.was_late else "")
+                    self._suspects[ref.key] = suspects
+                    if suspects == known or (len(suspects.lost) > CRASHERS and not death.was_late):
                         raise
                     on_message(_warning(str(death)))
         finally:
@@ -140,10 +143,13 @@ class WorkerPool:
         for process in alive:
             process.kill()
 
-    def _start(self, job: Job) -> _Process:
+    def _start(self, job: Job, dead: _Process | None) -> _Process:
         with self._lock:
             if self._closed:
                 raise ShardLost(ENDING)
+            if dead:
+                self._alive.discard(dead)
+                dead.close()
             process = _AHEAD.pop() if _AHEAD else _Process()
             self._alive.add(process)
             process.prepare(job, self._threads)
@@ -179,6 +185,10 @@ class _Process:
     def kill(self) -> None:
         self._child.kill()
         self._child.wait()
+
+    def close(self) -> None:
+        """Give back what a process that has ended leaves here."""
+        self._connection.close()
 
     def run(
         self, ref: ShardRef, suspects: Suspects, on_message: Callable[[Message], None]
