@@ -16,7 +16,7 @@ from flows.terminal import console
 from pipeline.errors import RequestError
 from pipeline.job import Job
 from pipeline.run import prepare
-from pipeline.storage import redact
+from pipeline.url import redact_url
 from tasks.names import last_part, tags_of
 
 # A run that comes due while the last one is at work has nothing to do that the next one will not.
@@ -40,10 +40,11 @@ def serve_job(job: Job, cron: str, timezone: str, name: str) -> None:
     except ValueError as error:
         raise RequestError(f"--cron '{cron}' --timezone {timezone}: {error}") from error
     name = name or last_part(job.out)
+    what = f"{redact_url(job.source)} to {redact_url(job.out)}"
     with prefect_api() as address:
         console.print(
-            f"'{cron}' ({timezone}): {redact(job.source)} to {redact(job.out)} in the style "
-            f"{job.style}\nwatch it, or run it at once, at {address}/deployments; Ctrl-C ends it"
+            f"'{cron}' ({timezone}): {what} in the style {job.style}\n"
+            f"watch it, or run it at once, at {address}/deployments; Ctrl-C ends it"
         )
         runner = _Runner(name)
         runner.add_flow(
@@ -51,7 +52,7 @@ def serve_job(job: Job, cron: str, timezone: str, name: str) -> None:
             name,
             schedule=schedule,
             parameters={"job": job.model_dump(mode="json", exclude_defaults=True)},
-            description=f"{redact(job.source)} to {redact(job.out)}, what is new or has changed",
+            description=f"{what}, what is new or has changed",
             tags=tags_of(job),
             concurrency_limit=ONE_AT_A_TIME,
             entrypoint_type=EntrypointType.MODULE_PATH,

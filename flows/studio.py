@@ -14,9 +14,10 @@ from rich.table import Table
 
 from flows.terminal import console
 from pipeline.errors import RequestError
-from pipeline.storage import Storage, redact
+from pipeline.storage import Storage
 from pipeline.styles.library import choose_pack, packs_at
 from pipeline.text import plural
+from pipeline.url import redact_url
 
 if TYPE_CHECKING:
     from pipeline.training.config import TrainConfig
@@ -51,15 +52,15 @@ def add_style(file: str, to: str, said: dict[str, str]) -> int:
     with console.status("trying it out"):
         added = add_pack(Path(file).expanduser(), to, said, Storage())
     names = ", ".join(card.name for card in added.pack.cards)
-    console.print(f"[bold green]{escape(names)}[/] in {escape(redact(added.place))}")
-    console.print(f"  {escape(redact(added.sheet))} shows what it does")
+    console.print(f"[bold green]{escape(names)}[/] in {escape(redact_url(added.place))}")
+    console.print(f"  {escape(redact_url(added.sheet))} shows what it does")
     for card in added.pack.cards:
         if not card.rights:
             console.print(
                 f"  '{escape(card.name)}' has no rights on its card (--rights): "
                 "jobs with --require-rights refuse it"
             )
-    pack = f" --pack {escape(redact(to))}" if to else ""
+    pack = f" --pack {escape(redact_url(to))}" if to else ""
     console.print(f"  restyle run PHOTOS --out OUT --style {escape(added.pack.names[0])}{pack}")
     return 0
 

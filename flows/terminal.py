@@ -22,8 +22,9 @@ from pipeline.errors import RequestError, SystemFault
 from pipeline.job import Job, parse_options
 from pipeline.output import Output
 from pipeline.results import Summary
-from pipeline.storage import Storage, absolute, redact
+from pipeline.storage import Storage
 from pipeline.text import plural, size, span
+from pipeline.url import absolute, redact_url
 
 if TYPE_CHECKING:
     from pipeline.verify import Verdict
@@ -138,7 +139,7 @@ def _progress_bar(style: str) -> Iterator[Callable[[Snapshot], None]]:
 
 def show_summary(summary: Summary) -> None:
     """Say what a run has done and where it is."""
-    out = escape(redact(summary.out))
+    out = escape(redact_url(summary.out))
     colour = "green" if summary.succeeded else "red"
     console.print(f"\n[bold {colour}]{escape(str(summary))}[/]")
     if summary.new_done + summary.new_failed:
@@ -213,7 +214,7 @@ def show_status(out: str, storage_option: tuple[str, ...]) -> int:
         if status.left and status.rate:
             line += f", {span(status.left / status.rate)} to go at that rate"
         console.print(line)
-    console.print(f"  {size(status.output_bytes)} in {escape(redact(out))}/images")
+    console.print(f"  {size(status.output_bytes)} in {escape(redact_url(out))}/images")
     _show_reasons(status.reasons)
     return 0
 
@@ -226,7 +227,7 @@ def make_report(out: str, storage_option: tuple[str, ...]) -> int:
     job = Output(_storage(storage_option), out).require_job().job
     # The originals are where the job was allowed to find them.
     url = write_report(_storage(storage_option, job.get("allow_private", False)), out)
-    console.print(redact(url))
+    console.print(redact_url(url))
     return 0
 
 
@@ -258,7 +259,7 @@ def _show_verdict(verdict: Verdict, out: str) -> None:
     text += "".join(f", {count:,} {kind}" for kind, count in kinds.items())
     console.print(f"[bold {'red' if verdict.wrong else 'green'}]{text}[/]")
     console.print(
-        f"  {size(verdict.output_bytes)} in {escape(redact(out))}/images; of the job's "
+        f"  {size(verdict.output_bytes)} in {escape(redact_url(out))}/images; of the job's "
         f"{plural(verdict.rows, 'row')} {verdict.failed:,} failed and {verdict.left:,} are left"
     )
     for finding in verdict.findings[:FINDINGS_SHOWN]:
@@ -266,7 +267,7 @@ def _show_verdict(verdict: Verdict, out: str) -> None:
     if len(verdict.findings) > FINDINGS_SHOWN:
         console.print(f"  and {len(verdict.findings) - FINDINGS_SHOWN:,} more (--json has all)")
     if verdict.wrong:
-        console.print(f"  restyle verify {escape(redact(out))} --repair does them again")
+        console.print(f"  restyle verify {escape(redact_url(out))} --repair does them again")
 
 
 def _storage(storage_option: tuple[str, ...], allow_private: bool = False) -> Storage:

@@ -27,7 +27,7 @@ from pipeline.job import Job
 from pipeline.manifest import open_manifest
 from pipeline.run import begin, prepare
 from pipeline.spool import ShardRef
-from pipeline.storage import Source, Storage
+from pipeline.storage import Storage
 from pipeline.styles.pack import find_pack
 from pipeline.text import plural
 from pipeline.workers import WORKER_ENVIRONMENT, WorkerPool

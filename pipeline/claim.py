@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from pipeline.errors import RequestError, SystemFault
-from pipeline.storage import Storage, join, redact
+from pipeline.storage import Storage
+from pipeline.url import join, redact_url
 
 # Seconds.
 RENEWED_EVERY = 5.0
@@ -83,7 +84,7 @@ class Claim:
 
     def _refuse(self, theirs: dict[str, Any]) -> NoReturn:
         raise RequestError(
-            f"another run works on {redact(self._out)}: process {theirs.get('pid')} on "
+            f"another run works on {redact_url(self._out)}: process {theirs.get('pid')} on "
             f"{theirs.get('host')}, since {theirs.get('since')}; wait for it, or stop it"
         )
 
@@ -106,8 +107,8 @@ class Claim:
         theirs = self._read()
         if theirs is not None and not self._is_ours(theirs):
             raise TakenOver(
-                f"another run has taken over {redact(self._out)}: process {theirs.get('pid')} on "
-                f"{theirs.get('host')}"
+                f"another run has taken over {redact_url(self._out)}: process "
+                f"{theirs.get('pid')} on {theirs.get('host')}"
             )
 
     def _renew(self) -> None:

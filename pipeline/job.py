@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from pipeline.storage import absolute, redact
+from pipeline.url import absolute, has_user, redact_url
 
 # What a result depends on. Everything else may change between two runs of one job.
 IDENTITY = {
@@ -110,10 +110,10 @@ class Settings(BaseModel):
     @field_validator("out", "source", "pack", check_fields=False)
     @classmethod
     def _no_credentials(cls, url: str) -> str:
-        if _has_credentials(url):
+        if has_user(url):
             raise ValueError(
-                f"{redact(url)} was given with credentials, which run histories would keep; give "
-                "them in the environment"
+                f"{redact_url(url)} was given with credentials, which run histories would keep; "
+                "give them in the environment"
             )
         return url
 
@@ -153,14 +153,10 @@ def parse_options(options: Iterable[str]) -> dict[str, str]:
                 f"'{name}' would be seen in process lists and run histories; set "
                 "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name a profile"
             )
-        if _has_credentials(value):
+        if has_user(value):
             raise ValueError(f"'{name}' holds credentials; give them in the environment")
         parsed[name] = value
     return parsed
-
-
-def _has_credentials(url: str) -> bool:
-    return "@" in url.partition("://")[2].partition("/")[0]
 
 
 class Job(Settings):

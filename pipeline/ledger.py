@@ -16,7 +16,8 @@ from pyarrow.fs import FSSpecHandler, PyFileSystem
 
 from pipeline.errors import RequestError, SystemFault
 from pipeline.overlap import ahead, chunks
-from pipeline.storage import ABSENT, KEY_ID, QUERY, USER, Source, Storage, describe, join, redact
+from pipeline.storage import ABSENT, Source, Storage
+from pipeline.url import describe, join, redact_url
 
 # Parts that are fetched together, and how many such groups at a time.
 GROUP, GROUPS_AHEAD = 32, 4
@@ -27,7 +28,7 @@ LEDGER_SCHEMA = pa.schema(
         pa.field("variant", pa.int32(), nullable=False),
         pa.field("status", pa.string(), nullable=False),  # done, failed
         pa.field("error_class", pa.string()),  # input, storage, resource
-        pa.field("error_stage", pa.string()),  # fetch, decode, stylize, encode
+        pa.field("error_stage", pa.string()),  # fetch, decode, stylize, encode, put, verify
         pa.field("error_message", pa.string()),
         pa.field("attempts", pa.int32(), nullable=False),
         pa.field("source_uri", pa.string(), nullable=False),
@@ -113,7 +114,7 @@ class Ledger:
                 except DamagedPart as error:
                     parts.append((shard, error))
             elif data.message != ABSENT:
-                raise SystemFault(f"{redact(url)}: {data.message}")
+                raise SystemFault(f"{redact_url(url)}: {data.message}")
         return parts
 
     def commit(self, shard: str, rows: pa.Table) -> None:
@@ -146,7 +147,7 @@ class Ledger:
             return ds.dataset(paths, format="parquet", filesystem=PyFileSystem(FSSpecHandler(fs)))
         except (pa.ArrowException, OSError) as error:
             raise RequestError(
-                f"the ledger in {redact(self.folder)} cannot be read: {describe(error)}"
+                f"the ledger in {redact_url(self.folder)} cannot be read: {describe(error)}"
             ) from error
 
     def scan(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
@@ -173,16 +174,15 @@ def _parsed(url: str, data: bytes, columns: Sequence[str] | None = None) -> pa.T
         file = pq.ParquetFile(pa.BufferReader(data))
         return file.read(None if columns is None else list(columns))
     except (pa.ArrowException, OSError) as error:
-        raise DamagedPart(f"{redact(url)} cannot be read: {describe(error)}") from error
+        raise DamagedPart(f"{redact_url(url)} cannot be read: {describe(error)}") from error
 
 
 def recorded_uris(urls: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
-    """``source_uri`` as the ledger has it: redact() of each of many URLs."""
-    no_user = pc.replace_substring_regex(urls, USER, r"\1")
-    no_query = pc.replace_substring_regex(no_user, QUERY, r"\1")
-    redacted = pc.if_else(pc.match_substring_regex(urls, "^s3a?://"), no_user, no_query)
-    redacted = pc.if_else(pc.starts_with(urls, "tar://"), urls, redacted)
-    return pc.replace_substring_regex(redacted, KEY_ID, r"\1…")
+    """``source_uri`` as the ledger has it: redact_url() of each of many URLs."""
+    # Most have nothing to be cut, and need not come to Python one by one.
+    if not pc.any(pc.match_substring_regex(urls, "[@?]|AKIA|ASIA")).as_py():
+        return urls
+    return pa.array(map(redact_url, urls.to_pylist()), pa.string())
 
 
 def row_keys(rows: pa.Table) -> list[tuple[str, int]]:

@@ -13,9 +13,10 @@ from pydantic import BaseModel, ValidationError
 
 from pipeline.errors import RequestError
 from pipeline.job import IDENTITY, Job
-from pipeline.storage import Storage, join, redact
+from pipeline.storage import Storage
 from pipeline.styles.mix import styles_in
 from pipeline.styles.pack import RIGHTS, Pack
+from pipeline.url import join, redact_url
 
 RECORDED_VERSIONS = ("torch", "pillow", "simplejpeg", "pi-heif", "numpy", "pyarrow")
 
@@ -62,8 +63,8 @@ class Output:
             return None if data is None else JobRecord.model_validate_json(data)
         except ValidationError as error:
             raise RequestError(
-                f"{redact(self.url)}/job.json was not written by restyle, or is damaged: choose "
-                "another --out"
+                f"{redact_url(self.url)}/job.json was not written by restyle, or is damaged: "
+                "choose another --out"
             ) from error
 
     def require_job(self) -> JobRecord:
@@ -75,7 +76,7 @@ class Output:
         record = self.read_job()
         if record is None:
             raise RequestError(
-                f"{redact(self.url)} is not the output folder of a job: it has no job.json"
+                f"{redact_url(self.url)} is not the output folder of a job: it has no job.json"
             )
         return record
 
@@ -95,7 +96,7 @@ class Output:
             return
         if earlier.job_digest != job.digest(pack.digest):
             raise RequestError(
-                f"{redact(self.url)} holds results of other settings "
+                f"{redact_url(self.url)} holds results of other settings "
                 f"({_differences(earlier, job)}); choose another --out, or add --overwrite to "
                 "replace them"
             )
@@ -104,14 +105,14 @@ class Output:
             if index >= 0 and str(carried.field(index).type) != kind:
                 raise RequestError(
                     f"column '{name}' is {carried.field(index).type} in this manifest, but "
-                    f"{kind} in the ledger of {redact(self.url)}"
+                    f"{kind} in the ledger of {redact_url(self.url)}; choose another --out"
                 )
 
     def begin(self, job: Job, pack: Pack, carried: pa.Schema, rows: int) -> None:
         """Write job.json; the results are not complete from here on."""
         self._storage.delete(join(self.url, "_SUCCESS"))
         record = JobRecord(
-            job=job.model_dump(mode="json") | {"source": redact(job.source)},
+            job=job.model_dump(mode="json") | {"source": redact_url(job.source)},
             job_digest=job.digest(pack.digest),
             model_digest=pack.digest,
             rows=rows,

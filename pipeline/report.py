@@ -18,8 +18,9 @@ from pipeline.errors import RequestError, RowError
 from pipeline.ledger import Ledger
 from pipeline.manifest.tars import tar_source
 from pipeline.status import Status, read_status
-from pipeline.storage import Source, Storage, join
+from pipeline.storage import Source, Storage
 from pipeline.text import plural, size, span
+from pipeline.url import join
 
 # Parts of the ledger that are looked through for examples, and examples of each style.
 PARTS_SAMPLED = 64

@@ -16,10 +16,11 @@ from pipeline.output import Output
 from pipeline.plan import Plan, Shard, plan_shards
 from pipeline.results import Summary
 from pipeline.spool import ShardRef, write_plan
-from pipeline.storage import Storage, absolute, join
+from pipeline.storage import Storage
 from pipeline.styles.library import choose_pack, packs_at
 from pipeline.styles.mix import styles_in
-from pipeline.styles.pack import SHIPPED, Pack
+from pipeline.styles.pack import Pack
+from pipeline.url import absolute, join
 
 
 @dataclass(frozen=True)

@@ -22,10 +22,11 @@ from pipeline.ledger import LEDGER_SCHEMA, Ledger, now, row_keys
 from pipeline.manifest.rows import ROW_SCHEMA
 from pipeline.overlap import Clock, Queue, ahead, chunks, unfinished
 from pipeline.results import Failure, ShardResult
-from pipeline.storage import Source, Storage, check_name, join, redact
+from pipeline.storage import Source, Storage
 from pipeline.styles.mix import Mix, choose, parse_style
 from pipeline.styles.pack import Pack
 from pipeline.stylizer import Stylizer
+from pipeline.url import check_name, join, redact_url
 
 # Objects asked for, or put, at once: storage far away wants many requests in flight.
 CHUNK = 32
@@ -170,7 +171,7 @@ class ShardWorker:
             known is not None
             and known["status"] == "done"
             and known["job_digest"] == self._job_digest
-            and redact(row["source_uri"]) == known["source_uri"]
+            and redact_url(row["source_uri"]) == known["source_uri"]
             and all(
                 row[name] is None or row[name] == known[name]
                 for name in ("source_size", "source_etag")
@@ -325,7 +326,7 @@ class ShardWorker:
         item.record = {
             **{name: row[name] for name in ("id", "variant", "source_size", "source_etag")},
             **item.record,
-            "source_uri": redact(row["source_uri"]),
+            "source_uri": redact_url(row["source_uri"]),
             "status": "failed" if error else "done",
             "error_class": error.error_class if error else None,
             "error_stage": stage,
@@ -392,5 +393,5 @@ def _count(result: ShardResult, item: Item) -> None:
         result.add_done(record["source_size"], record["output_bytes"], pixels)
     else:
         stage, error = item.failure
-        uri = redact(item.row["source_uri"])
+        uri = redact_url(item.row["source_uri"])
         result.add_failed(Failure(item.row["id"], uri, error.error_class, stage, error.message))

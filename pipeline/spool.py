@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 from pipeline.errors import RowError, SystemFault
 from pipeline.overlap import chunks
 from pipeline.plan import Shard
-from pipeline.storage import Source, Storage, describe, join, redact
+from pipeline.storage import Source, Storage
+from pipeline.url import describe, join, redact_url
 
 # Few enough that a file stays small in memory, many enough that there are few files.
 SHARDS_PER_FILE = 64
@@ -75,4 +76,6 @@ def read_shard(storage: Storage, ref: ShardRef) -> pa.Table:
             raise data
         return pq.ParquetFile(pa.BufferReader(data)).read()
     except (RowError, OSError, pa.ArrowException) as error:
-        raise SystemFault(f"cannot read the plan {redact(ref.url)}: {describe(error)}") from error
+        raise SystemFault(
+            f"cannot read the plan {redact_url(ref.url)}: {describe(error)}"
+        ) from error

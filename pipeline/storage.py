@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import re
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,22 +19,12 @@ from fsspec.asyn import AsyncFileSystem, sync
 
 from pipeline import retry
 from pipeline.errors import RequestError, RowError, SystemFault
-from pipeline.web import REFUSED, WEB_SCHEMES, is_private, public_web
+from pipeline.url import S3_SCHEMES, WEB_SCHEMES, absolute, describe, redact_url, scheme_of, tar_of
+from pipeline.web import REFUSED, is_private, public_web
 
 # Seconds. One lost connection must not hold a shard for longer than a person would wait.
 CONNECT_TIMEOUT = 10
 READ_TIMEOUT = 60
-
-# An object's key may have 1024 bytes on S3; a file's name 255 on the usual file systems.
-MAX_KEY_BYTES = 1024
-MAX_NAME_BYTES = 255
-
-S3_SCHEMES = ("s3", "s3a")
-
-# What is cut from a text but for the group: who asks, the query of a signed address, a key's id.
-USER = r"(://)[^/\s]+@"
-QUERY = r"(://[^\s?'\"]+)\?[^\s'\"]+"
-KEY_ID = r"(AKIA|ASIA)[A-Z0-9]{12,}"
 
 # Why a row has no bytes, where nothing is at its address.
 ABSENT = "there is no such file"
@@ -99,7 +88,7 @@ class Storage:
         try:
             fs = self._s3(attempts) if scheme in S3_SCHEMES else filesystem(scheme)
         except (ImportError, ValueError, TypeError, OSError) as error:
-            raise RequestError(f"{redact(url)}: {describe(error)}") from error
+            raise RequestError(f"{redact_url(url)}: {describe(error)}") from error
         return fs, str(fs._strip_protocol(tar_of(url)))
 
     def _s3(self, attempts: int) -> AbstractFileSystem:
@@ -145,7 +134,19 @@ class Storage:
                 self._learn_from(error)
                 raise
 
-        return retry.retried(attempt, 0.0 if scheme_of(url) == "file" else retry.PATIENCE)
+        if scheme_of(url) == "file":
+            return retry.retried(attempt)
+        try:
+            found = retry.retried(attempt, self._patience())
+        except Exception as error:
+            self._waited_in_vain = retry.passes(error)
+            raise
+        self._waited_in_vain = False
+        return found
+
+    def _patience(self) -> float:
+        # Whoever has waited in vain does not wait again: a run that has to stop ends soon.
+        return 0.0 if self._waited_in_vain else retry.PATIENCE
 
     def _learn_from(self, error: BaseException) -> None:
         if retry.has_expired(error):
@@ -257,7 +258,7 @@ class Storage:
             SystemFault: something could not be written, after retries.
         """
         for url, error in self.try_write(files).items():
-            raise SystemFault(f"cannot write {redact(url)}: {error}")
+            raise SystemFault(f"cannot write {redact_url(url)}: {error}")
 
     def try_write(self, files: Mapping[str, bytes], folder: str = "") -> dict[str, RowError]:
         """As write(), but answers which names in ``folder`` something else has taken.
@@ -369,56 +370,6 @@ class Storage:
             ) from error
 
 
-def scheme_of(url: str) -> str:
-    """``s3`` of s3://bucket/key, ``file`` of a path; of an image in a tar, that of the tar."""
-    scheme, separator, _ = tar_of(url).partition("://")
-    return scheme.lower() if separator and scheme != "local" else "file"
-
-
-def tar_of(url: str) -> str:
-    """The tar of ``tar://member::tar``; any other URL as it is."""
-    return url.rpartition("::")[2] if url.startswith("tar://") else url
-
-
-def absolute(url: str) -> str:
-    """``url`` without a trailing slash; a local path in full, without ``file://``."""
-    if scheme_of(url) == "file":
-        return os.path.abspath(
-            os.path.expanduser(url.removeprefix("file://").removeprefix("local://"))
-        )
-    return url.rstrip("/")
-
-
-def join(base: str, *names: str) -> str:
-    """A URL below ``base``."""
-    return "/".join([base.rstrip("/"), *names])
-
-
-def redact(text: str) -> str:
-    """``text`` with everything cut from its URLs that could let someone in."""
-    # The name of an image in a tar may have any sign in it, a key on S3 a question mark.
-    text = re.sub(r"(?<!\btar)" + USER, r"\1", text)
-    text = re.sub(r"(?<!\btar)(?<!\bs3)(?<!\bs3a)" + QUERY, r"\1", text)
-    return re.sub(KEY_ID, r"\1…", text)
-
-
-def describe(error: BaseException) -> str:
-    """What went wrong, in one short line without secrets."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return redact(text)[:300]
-
-
-def check_name(name: str, folder: str = "") -> None:
-    """Raise a RowError if nothing can be stored under ``name`` in the folder or prefix."""
-    remote = "://" in folder
-    key = join(folder.split("/", 3)[-1], name) if remote else name
-    if len(key.encode()) > MAX_KEY_BYTES:
-        raise RowError("input", f"the id is too long: {len(key.encode())} bytes")
-    longest = max(len(part.encode()) for part in name.split("/"))
-    if longest > MAX_NAME_BYTES:
-        raise RowError("input", f"a name in the id is too long: {longest} bytes")
-
-
 def is_local(fs: AbstractFileSystem) -> bool:
     """Whether ``fs`` is this machine's own."""
     return "file" in (fs.protocol if isinstance(fs.protocol, tuple) else (fs.protocol,))
@@ -432,7 +383,7 @@ def _told(what: str, url: str) -> Iterator[None]:
     except RequestError:
         raise
     except Exception as error:
-        raise SystemFault(f"{what} {redact(url)}: {describe(error)}") from error
+        raise SystemFault(f"{what} {redact_url(url)}: {describe(error)}") from error
 
 
 def _put_all(fs: AbstractFileSystem, files: dict[str, bytes]) -> None:

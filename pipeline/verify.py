@@ -22,7 +22,8 @@ from pipeline.manifest.listings import files_below
 from pipeline.output import Output
 from pipeline.overlap import ahead
 from pipeline.plan import hashes
-from pipeline.storage import ABSENT, Source, Storage, join
+from pipeline.storage import ABSENT, Source, Storage
+from pipeline.url import join
 
 # Results that are fetched together, and how many such groups at a time.
 CHUNK, THREADS = 64, 4

@@ -16,8 +16,6 @@ from fsspec import AbstractFileSystem, filesystem
 if TYPE_CHECKING:
     import aiohttp
 
-WEB_SCHEMES = ("http", "https")
-
 REFUSED = "its host is not on the public internet (--allow-private lets it be asked)"
 
 

@@ -21,9 +21,8 @@ from prefect.artifacts import (
 from pipeline.report import contact_sheet, data_uri
 from pipeline.results import Failure, ShardResult, Summary
 from pipeline.run import Request
-from pipeline.storage import redact
 from pipeline.text import plural, size, span
-from pipeline.web import WEB_SCHEMES
+from pipeline.url import WEB_SCHEMES, redact_url
 from tasks.history import runs_before
 from tasks.names import artifact_key
 
@@ -113,15 +112,16 @@ def page_of(uri: str, options: Mapping[str, str]) -> str:
     bucket, _, key = path.partition("/")
     endpoint = options.get("endpoint_url") or os.environ.get("AWS_ENDPOINT_URL")
     if endpoint:
-        return f"{redact(endpoint).rstrip('/')}/{bucket}/{quote(key)}"
+        return f"{redact_url(endpoint).rstrip('/')}/{bucket}/{quote(key)}"
     return f"https://console.aws.amazon.com/s3/object/{bucket}?prefix={quote(key, safe='')}"
 
 
 def _summary_page(request: Request, summary: Summary) -> str:
     job = request.job
-    lines = [f"`{request.manifest.name}` → `{redact(job.out)}`", ""]
-    if sheet := contact_sheet(request.storage, job.out):
-        lines += [f"![originals above, results below]({data_uri(sheet)})", ""]
+    lines = [f"`{request.manifest.name}` → `{redact_url(job.out)}`", ""]
+    with suppress(RequestError, SystemFault):  # what stopped a run is told without pictures, too
+        if sheet := contact_sheet(request.storage, job.out):
+            lines += [f"![originals above, results below]({data_uri(sheet)})", ""]
     lines += [
         f"| style | {_cell(job.style)} |",
         "|---|---:|",

@@ -6,7 +6,7 @@ from prefect.events import emit_event
 
 from pipeline.results import ShardResult, Summary
 from pipeline.spool import ShardRef
-from pipeline.storage import redact
+from pipeline.url import redact_url
 
 SHARD_COMMITTED = "restyle.shard.committed"
 RUN_DEGRADED = "restyle.run.degraded"
@@ -36,7 +36,7 @@ def tell_of_failures(summary: Summary, rows: int) -> None:
     """A run is_degraded()."""
     emit_event(
         RUN_DEGRADED,
-        resource={"prefect.resource.id": f"restyle.out.{redact(summary.out)}"},
+        resource={"prefect.resource.id": f"restyle.out.{redact_url(summary.out)}"},
         payload={
             "failed": summary.new_failed, "of": rows, "style": summary.style,
             "reasons": dict(summary.reasons.most_common(5)),

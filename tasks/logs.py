@@ -6,7 +6,7 @@ import json
 import logging
 from datetime import UTC, datetime
 
-from pipeline.storage import redact
+from pipeline.url import redact
 
 # Attributes of records that say where they belong; a record has those that apply to it.
 PLACES = ("flow_run_id", "flow_run_name", "task_run_id", "task_run_name", "shard")

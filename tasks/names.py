@@ -6,7 +6,7 @@ import hashlib
 import re
 
 from pipeline.job import Job
-from pipeline.storage import absolute
+from pipeline.url import absolute
 
 # Letters that the UI takes of a name or a tag.
 LONGEST = 100

@@ -19,7 +19,8 @@ from pipeline.manifest.rows import (
 )
 from pipeline.manifest.tables import READERS, Table
 from pipeline.manifest.tars import TAR_COLUMNS, expand, is_tar, tar_rows
-from pipeline.storage import Storage, absolute, describe, redact, scheme_of
+from pipeline.storage import Storage
+from pipeline.url import absolute, describe, redact_url, scheme_of
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def open_manifest(
         RequestError: it is not there or cannot be read.
     """
     source = absolute(source)
-    name = redact(source)
+    name = redact_url(source)
     suffix = posixpath.splitext(source)[1].lower()
     storage.check(source)
     if is_tar(source):
@@ -81,7 +82,7 @@ def _results_below(source: str, out: str) -> str:
     root = root_of(source)
     if root == out or f"{root}/".startswith(f"{out}/images/"):
         raise RequestError(
-            f"--out {redact(out)} would put results among the photos of {redact(source)}; "
+            f"--out {redact_url(out)} would put results among the photos of {redact_url(source)}; "
             "choose another folder"
         )
     return "" if root.startswith(f"{out}/") else out
@@ -95,9 +96,9 @@ def _listing(storage: Storage, source: str, leave_out: str) -> Iterator[pa.Recor
         else:
             yield from list_images(storage, source, leave_out)
     except FileNotFoundError as error:
-        raise RequestError(f"{redact(source)} does not exist") from error
+        raise RequestError(f"{redact_url(source)} does not exist") from error
     except OSError as error:
-        raise RequestError(f"{redact(source)} cannot be listed: {describe(error)}") from error
+        raise RequestError(f"{redact_url(source)} cannot be listed: {describe(error)}") from error
 
 
 def _open_table(storage: Storage, source: str) -> Table:
@@ -108,17 +109,17 @@ def _open_table(storage: Storage, source: str) -> Table:
         _ = schema.names  # not decoded before they are asked for
         return schema, batches
     except FileNotFoundError as error:
-        raise RequestError(f"{redact(source)} does not exist") from error
+        raise RequestError(f"{redact_url(source)} does not exist") from error
     except UnicodeDecodeError as error:
-        raise RequestError(f"{redact(source)} is not UTF-8: {describe(error)}") from error
+        raise RequestError(f"{redact_url(source)} is not UTF-8: {describe(error)}") from error
     except (pa.ArrowException, OSError) as error:
-        raise RequestError(f"{redact(source)} cannot be read: {describe(error)}") from error
+        raise RequestError(f"{redact_url(source)} cannot be read: {describe(error)}") from error
 
 
 def _table(
     storage: Storage, source: str, carried: pa.Schema, allowed: frozenset[str]
 ) -> Iterator[pa.RecordBatch]:
-    name = redact(source)
+    name = redact_url(source)
     first = 1
     try:
         for batch in _open_table(storage, source)[1]:

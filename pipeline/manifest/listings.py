@@ -15,7 +15,8 @@ from fsspec.utils import glob_translate
 
 from pipeline.manifest.rows import listed_rows
 from pipeline.manifest.tables import BATCH_ROWS
-from pipeline.storage import S3_SCHEMES, Storage, is_local, join, scheme_of
+from pipeline.storage import Storage, is_local
+from pipeline.url import S3_SCHEMES, join, scheme_of
 
 IMAGE_SUFFIXES = frozenset(
     (".avif", ".bmp", ".dib", ".gif", ".heic", ".heif", ".j2k", ".jfif", ".jp2", ".jpe",
@@ -86,10 +87,9 @@ def files_below(storage: Storage, root: str) -> Iterator[Found]:
     """
     fs, path = storage.open(root)
     if is_local(fs):
-        return _local_files(path)
-    if scheme_of(root) in S3_SCHEMES:
-        return _s3_files(fs, path)
-    return _other_files(fs, path, scheme_of(root))
+        return _local_files(path, wanted)
+    found = _s3_files if scheme_of(root) in S3_SCHEMES else _other_files
+    return (file for file in found(fs, path, root) if wanted(file.uri))
 
 
 def _local_files(folder: str, above: tuple[tuple[int, int], ...] = ()) -> Iterator[Found]:

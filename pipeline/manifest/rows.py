@@ -161,8 +161,8 @@ def _tidy(url: str) -> str:
 def ids_of(full: pa.Array, base: str) -> pa.Array:
     """Ids for sources without one: the path below ``base``, else the whole path."""
     folder = base.rstrip("/") + "/"
-    whole = pc.replace_substring_regex(full, r"^(https?://[^?#]*)[?#].*$", r"\1")
-    whole = pc.replace_substring_regex(whole, rf"^({SCHEME}([^/]*@)?)?/*", "")
+    full = pc.replace_substring_regex(full, r"^(?i)(https?://[^?#]*)[?#].*$", r"\1")
+    whole = pc.replace_substring_regex(full, rf"^({SCHEME}([^/]*@)?)?/*", "")
     below = pc.utf8_slice_codeunits(full, len(folder))
     return pc.if_else(pc.starts_with(full, folder), below, whole)
 

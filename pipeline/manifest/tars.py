@@ -15,7 +15,8 @@ from pipeline.errors import RequestError, RowError
 from pipeline.manifest.listings import IMAGE_SUFFIXES, is_glob
 from pipeline.manifest.rows import ROW_SCHEMA, check_ids
 from pipeline.manifest.tables import BATCH_ROWS
-from pipeline.storage import Source, Storage, describe, redact, tar_of
+from pipeline.storage import Source, Storage
+from pipeline.url import describe, redact_url, tar_of
 
 # Companions of an image that are carried through, as text; null where it has none.
 COMPANIONS = ("cls", "txt", "json")
@@ -101,12 +102,12 @@ def tar_source(storage: Storage, uri: str) -> Source:
     for member in _members(storage, tar_of(uri)):
         if member.name == name:
             return Source(uri, member.offset, member.size)
-    raise RowError("storage", f"{redact(uri)} does not exist")
+    raise RowError("storage", f"{redact_url(uri)} does not exist")
 
 
 def _batch(rows: list[dict[str, object]], schema: pa.Schema, tar: str) -> pa.RecordBatch:
     batch = pa.RecordBatch.from_pylist(rows, schema=schema)
-    check_ids(batch.column("id"), redact(tar), 1)
+    check_ids(batch.column("id"), redact_url(tar), 1)
     return batch
 
 
@@ -135,9 +136,11 @@ def _members(storage: Storage, tar: str) -> Iterator[Member]:
             if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
                 raise tarfile.ReadError(f"it is damaged at byte {archive.offset:,}")
     except FileNotFoundError as error:
-        raise RequestError(f"{redact(tar)} does not exist") from error
+        raise RequestError(f"{redact_url(tar)} does not exist") from error
     except (tarfile.TarError, OSError) as error:
-        raise RequestError(f"{redact(tar)} cannot be read as a tar: {describe(error)}") from error
+        raise RequestError(
+            f"{redact_url(tar)} cannot be read as a tar: {describe(error)}"
+        ) from error
 
 
 def _companion(sample: list[Member], extension: str) -> str | None:

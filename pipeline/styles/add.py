@@ -11,11 +11,12 @@ import numpy as np
 
 from pipeline.codec import decode, encode
 from pipeline.errors import RequestError
-from pipeline.storage import Storage, absolute, join
+from pipeline.storage import Storage
 from pipeline.styles.library import packs_at, user_folder
 from pipeline.styles.mix import Mix, check_style_name
 from pipeline.styles.pack import Pack, copy_pack, read_pack
 from pipeline.stylizer import Stylizer
+from pipeline.url import absolute, join, redact_url
 
 # Chelsea the cat, by Stéfan van der Walt, CC0.
 SAMPLE = Path(__file__).parent / "sample.jpg"
@@ -57,6 +58,10 @@ def add_pack(file: Path, to: str, said: dict[str, Any], storage: Storage) -> Add
     sheet = _tried(pack)
     folder = absolute(to) if to else str(user_folder())
     stem = cards[0].name if len(cards) == 1 else file.stem
+    if f"{stem}.safetensors" in storage.names(folder):
+        what_to_do = "give --name" if len(cards) == 1 else f"rename {file}"
+        raise RequestError(f"there is {redact_url(place)} already; {what_to_do}")
+    sheet = _tried(pack)
     place, picture = join(folder, f"{stem}.safetensors"), join(folder, f"{stem}.png")
     with tempfile.TemporaryDirectory() as scratch:
         copy = Path(scratch) / f"{stem}.safetensors"

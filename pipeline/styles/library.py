@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.errors import RequestError
-from pipeline.storage import Storage, absolute, join, redact, scheme_of
+from pipeline.storage import Storage
 from pipeline.styles.mix import parse_style, styles_in
 from pipeline.styles.pack import CHECKPOINTS, SHIPPED, Pack, read_pack
+from pipeline.url import absolute, join, redact_url, scheme_of
 
 SUFFIXES = (".safetensors", *CHECKPOINTS)
 
@@ -43,7 +44,7 @@ def packs_at(place: str, storage: Storage) -> list[Pack]:
         names = [name for name in storage.names(place) if name.endswith(SUFFIXES)]
         packs = [read_pack(_fetched(join(place, name), storage)) for name in names]
     if not packs:
-        raise RequestError(f"{redact(place)} has no style packs ({', '.join(SUFFIXES)})")
+        raise RequestError(f"{redact_url(place)} has no style packs ({', '.join(SUFFIXES)})")
     return packs
 
 
@@ -74,7 +75,7 @@ def _fetched(url: str, storage: Storage) -> Path:
     """A copy of the pack at ``url`` on this machine."""
     data = storage.read_one(url)
     if data is None:
-        raise RequestError(f"no style pack at {redact(url)}")
+        raise RequestError(f"no style pack at {redact_url(url)}")
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     digest = hashlib.sha256(data).hexdigest()
     copy = Path(cache) / "restyle" / "packs" / digest[:16] / url.rsplit("/", 1)[-1]

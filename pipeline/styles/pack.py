@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError, safe_open
 
 from pipeline.errors import RequestError
-from pipeline.storage import describe
+from pipeline.url import describe
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -13,6 +13,7 @@ from pipeline.errors import RequestError, RowError
 from pipeline.manifest import open_manifest
 from pipeline.overlap import ahead
 from pipeline.storage import Source, Storage
+from pipeline.url import redact_url
 
 MAX_PIXELS = 100_000_000
 
@@ -47,7 +48,7 @@ class ContentPhotos:
             )
         ]
         if not self._sources:
-            raise RequestError(f"{source} has no photos to train on")
+            raise RequestError(f"{redact_url(source)} has no photos")
 
     def __len__(self) -> int:
         return len(self._sources)
@@ -75,7 +76,9 @@ class ContentPhotos:
                 problem = error
             if len(crops) == size:
                 return np.stack(crops)
-        raise RequestError(f"the photos cannot be read, the last one ({source.uri}): {problem}")
+        raise RequestError(
+            f"the photos cannot be read, the last one ({redact_url(source.uri)}): {problem}"
+        )
 
     def middles(self, count: int) -> Pixels:
         """The middle squares of the first ``count`` photos that can be read.

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from flows.cli import main
-from pipeline.storage import Storage, join
+from pipeline.storage import Storage
+from pipeline.url import join
 from tests.conftest import jpeg
 from tests.pipeline.servers import files, serving
 from tests.processes import RESTYLE

@@ -20,7 +20,8 @@ from pipeline.claim import Claim
 from pipeline.errors import RequestError, SystemFault
 from pipeline.job import Job
 from pipeline.run import begin, prepare
-from pipeline.storage import Storage, join
+from pipeline.storage import Storage
+from pipeline.url import join
 
 
 @pytest.fixture(autouse=True)

@@ -17,10 +17,12 @@ from PIL import Image
 
 from pipeline.codec import decode
 from pipeline.errors import RequestError, RowError
+from pipeline.ledger import recorded_uris
 from pipeline.manifest import open_manifest
 from pipeline.manifest.rows import rows_of
 from pipeline.plan import output_names
-from pipeline.storage import Storage, check_name, describe, redact
+from pipeline.storage import Storage
+from pipeline.url import check_name, describe, redact, redact_url
 from tests.conftest import picture
 
 OUT = "/out/images"
@@ -36,6 +38,12 @@ NASTY = st.sampled_from(
      ".jpg", "a" * 300, "con", "$HOME", "'", '"', "::", "tar://", "s3://"]
 )  # fmt: skip
 IDS = st.lists(st.one_of(NASTY, st.text(max_size=5)), min_size=1, max_size=6).map("".join)
+
+ADDRESS = st.sampled_from(
+    ["http", "https", "HTTPS", "s3", "abfs", "tar", "://", "::", "/", "?", "@", ":", "#", "me:pw@",
+     "?sig=1", " ", "\u00a0", "\n", "'", '"', "\0", "host", ".jpg", "AKIAIOSFODNN7EXAMPLE", "ASIA"]
+)  # fmt: skip
+ADDRESSES = st.lists(st.one_of(ADDRESS, st.text(max_size=3)), max_size=12).map("".join)
 
 SECRET = st.text(string.ascii_letters + string.digits, min_size=8, max_size=20)
 
@@ -140,8 +148,16 @@ def test_a_broken_file_is_decoded_or_refused(
 @given(secret=SECRET, scheme=st.sampled_from(["https", "s3", "http"]), before=st.text(max_size=10))
 def test_no_secret_of_an_address_is_told(secret: str, scheme: str, before: str) -> None:
     assume(secret not in before)
+    assert secret not in redact_url(f"https://me:{secret}@host/{before}?X-Amz-Signature={secret}")
     address = f"{scheme}://me:{secret}@host/photo.jpg"
     signed = f"https://host/photo.jpg?X-Amz-Signature={secret}"
     for text in (address, signed, f"{before} {address}: 403", f"{before} '{signed}' {address}"):
         assert secret not in redact(text)
         assert secret not in describe(OSError(text))
+
+
+@fuzz
+@example(urls=["https://host/my\u00a0photo.jpg?sig=1"])
+@given(urls=st.lists(ADDRESSES, min_size=1, max_size=3))
+def test_many_addresses_are_recorded_as_one_by_one(urls: list[str]) -> None:
+    assert recorded_uris(pa.array(urls)).to_pylist() == [redact_url(url) for url in urls]

@@ -106,6 +106,13 @@ def test_credentials_are_refused_and_not_repeated(option: str) -> None:
     assert "environment" in str(caught.value) or "AWS_SECRET_ACCESS_KEY" in str(caught.value)
 
 
+def test_places_with_credentials_are_refused_and_azure_containers_are_not() -> None:
+    with pytest.raises(ValidationError, match="sftp://host/photos was given with credentials"):
+        make(source="sftp://me:hunter2@host/photos")
+    azure = "abfs://photos@account.dfs.core.windows.net/set"
+    assert make(source=azure, out=azure).source == azure
+
+
 def test_an_option_without_a_value_is_refused() -> None:
     with pytest.raises(ValidationError, match="'region' is not of the form key=value"):
         make(storage_option=("region",))

@@ -8,7 +8,8 @@ import pytest
 
 from pipeline.errors import RequestError, SystemFault
 from pipeline.ledger import GROUP, LEDGER_SCHEMA, RESERVED, Ledger, now
-from pipeline.storage import Storage, join
+from pipeline.storage import Storage
+from pipeline.url import join
 from tests.pipeline.servers import forward, serving
 
 

@@ -12,8 +12,9 @@ from pipeline.errors import RequestError
 from pipeline.job import Job
 from pipeline.output import Output
 from pipeline.run import prepare
-from pipeline.storage import Storage, join
+from pipeline.storage import Storage
 from pipeline.styles.pack import find_pack
+from pipeline.url import join
 from tests.conftest import jpeg
 from tests.pipeline.runs import changed, ledger_of, run_job
 

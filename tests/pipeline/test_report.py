@@ -15,7 +15,8 @@ from pipeline.codec import encode
 from pipeline.errors import RequestError
 from pipeline.job import Job
 from pipeline.report import contact_sheet, data_uri, examples, write_report
-from pipeline.storage import Storage, join
+from pipeline.storage import Storage
+from pipeline.url import join
 from tests.conftest import jpeg, open_image, picture
 from tests.pipeline.runs import changed, plan_job, run_job, write_tar
 from tests.pipeline.servers import files, serving

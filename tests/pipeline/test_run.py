@@ -12,7 +12,8 @@ from pipeline.results import Summary
 from pipeline.run import begin, end, prepare, preview
 from pipeline.shard import ShardWorker
 from pipeline.spool import read_shard
-from pipeline.storage import Storage, join
+from pipeline.storage import Storage
+from pipeline.url import join
 from tests.conftest import jpeg, write_photos
 from tests.pipeline.runs import changed, ledger_of, plan_job, run_job
 

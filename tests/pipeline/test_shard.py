@@ -21,10 +21,11 @@ from pipeline.job import Job
 from pipeline.ledger import LEDGER_SCHEMA, Ledger
 from pipeline.shard import Item, ShardWorker
 from pipeline.spool import read_shard
-from pipeline.storage import Storage, join
+from pipeline.storage import Storage
 from pipeline.styles.mix import Mix
 from pipeline.styles.pack import find_pack
 from pipeline.stylizer import Stylizer
+from pipeline.url import join
 from tests.conftest import jpeg, open_image, picture, write_photos
 from tests.pipeline.runs import changed, ledger_of, plan_job, run_job, write_tar
 from tests.pipeline.servers import files, serving

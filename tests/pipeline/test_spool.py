@@ -10,7 +10,8 @@ from pipeline import retry
 from pipeline.errors import SystemFault
 from pipeline.plan import Shard
 from pipeline.spool import SHARDS_PER_FILE, ShardRef, read_shard, write_plan
-from pipeline.storage import Storage, join
+from pipeline.storage import Storage
+from pipeline.url import join
 from tests.pipeline.servers import forward, serving
 
 

@@ -13,8 +13,10 @@ from pipeline.job import Job
 from pipeline.ledger import LEDGER_SCHEMA, Ledger
 from pipeline.output import Output
 from pipeline.status import PAUSE, WINDOW, Status, read_status
-from pipeline.storage import Storage, join
+from pipeline.storage import Storage
 from pipeline.styles.pack import find_pack
+from pipeline.url import join
+from tests.conftest import write_photos
 from tests.pipeline.runs import changed, plan_job, run_job
 
 SECOND = 1_700_000_000

@@ -16,7 +16,8 @@ from pipeline.claim import Claim
 from pipeline.errors import RequestError
 from pipeline.job import Job
 from pipeline.ledger import Ledger
-from pipeline.storage import Storage, join
+from pipeline.storage import Storage
+from pipeline.url import join
 from pipeline.verify import Finding, Verdict, put_aside, verify
 from tests.pipeline.runs import changed, ledger_of, run_job
 

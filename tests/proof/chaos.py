@@ -32,7 +32,8 @@ from typing import Any
 from flows.server import prefect_api
 from pipeline.errors import RequestError
 from pipeline.ledger import Ledger
-from pipeline.storage import Storage, join
+from pipeline.storage import Storage
+from pipeline.url import join
 from pipeline.verify import verify
 from tests.conftest import write_pack, write_photos
 from tests.pipeline.runs import TIMES, ledger_of

@@ -18,7 +18,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from pipeline.job import Job
-from pipeline.storage import Storage, join
+from pipeline.storage import Storage
+from pipeline.url import join
 from tests.conftest import jpeg
 from tests.pipeline.runs import TIMES, ledger_of, run_job
 from tests.pipeline.servers import Faulty, forward, s3_bucket, serving

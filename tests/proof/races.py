@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.job import Job
-from pipeline.storage import Storage, join
+from pipeline.storage import Storage
+from pipeline.url import join
 from pipeline.verify import verify
 from tests.conftest import write_photos
 from tests.pipeline.runs import TIMES, ledger_of, run_job

@@ -30,7 +30,8 @@ from pipeline.plan import Plan, Shard, plan_shards
 from pipeline.report import write_report
 from pipeline.run import Request, prepare, preview
 from pipeline.status import read_status
-from pipeline.storage import Storage, join
+from pipeline.storage import Storage
+from pipeline.url import join
 from tests.pipeline.servers import forward, s3_bucket, serving
 from tests.scale.figures import measured, megabytes, show, write_manifest
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.job import Job
-from pipeline.storage import Storage, join
+from pipeline.storage import Storage
+from pipeline.url import join
 from tests.conftest import jpeg, write_pack
 from tests.pipeline.runs import run_job
 from tests.pipeline.servers import forward, s3_bucket, serving

@@ -9,8 +9,9 @@ import pytest
 
 from pipeline import retry
 from pipeline.errors import RequestError
-from pipeline.manifest import open_manifest
-from pipeline.storage import Storage, join
+from pipeline.manifest import listings, open_manifest
+from pipeline.storage import Storage
+from pipeline.url import join
 from tests.conftest import write_photos
 from tests.pipeline.runs import read_rows
 from tests.pipeline.servers import forward, serving

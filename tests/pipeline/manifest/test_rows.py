@@ -59,6 +59,8 @@ def test_relative_uris_are_relative_to_the_manifest(base: str, uri: str, expecte
         ("s3://bucket/set", "s3://bucket/set/x/a.jpg", "x/a.jpg"),
         ("s3://bucket/set", "s3://bucket/a.jpg", "bucket/a.jpg"),
         ("/set", "https://host/a.jpg?sig=abc", "host/a.jpg"),
+        ("https://host/set", "https://host/set/a.jpg?sig=abc", "a.jpg"),
+        ("/set", "HTTPS://host/a.jpg?sig=abc#x", "host/a.jpg"),
         ("/set", "https://host/a.jpg#part", "host/a.jpg"),
         ("/süß", "/süß/ä.jpg", "ä.jpg"),
         ("/", "/a.jpg", "a.jpg"),

@@ -14,7 +14,8 @@ from pipeline import retry
 from pipeline.errors import RequestError
 from pipeline.ledger import RESERVED
 from pipeline.manifest import open_manifest, tables
-from pipeline.storage import Storage, join
+from pipeline.storage import Storage
+from pipeline.url import join
 from tests.conftest import write_photos
 from tests.pipeline.runs import read_rows
 from tests.pipeline.servers import files, forward, serving

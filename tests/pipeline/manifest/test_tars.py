@@ -7,7 +7,8 @@ import pytest
 from pipeline.errors import RequestError, RowError
 from pipeline.manifest import open_manifest
 from pipeline.manifest.tars import expand, tar_source
-from pipeline.storage import Source, Storage, join
+from pipeline.storage import Source, Storage
+from pipeline.url import join
 from tests.pipeline.runs import read_rows, write_tar
 
 SAMPLES = {
