@@ -150,7 +150,7 @@ def _expanded(
         if job.limit is not None:
             batch = batch.slice(0, job.limit - taken)
         if not len(batch):
-            return
+            continue  # many blank lines
         styles = set(pc.unique(batch.column("style")).to_pylist()) if style_names else set()
         for style in styles - known:
             try:
@@ -173,6 +173,8 @@ def _expanded(
 
 
 class _Settled:
+        if taken == job.limit:
+            return
     """What the ledger says of each row, held as arrays: about 50 bytes a row."""
 
     COLUMNS = ("id", "variant", "status", "error_class", "source_uri", "source_size",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import posixpath
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -55,12 +56,13 @@ def list_images(storage: Storage, source: str, leave_out: str) -> Iterator[pa.Re
     """
     root = root_of(source)
     pattern = re.compile(glob_translate(source)) if is_glob(source) else None
-    found = (
-        file
-        for file in files_below(storage, root)
-        if (pattern.match(file.uri) if pattern else _looks_like_image(file.uri, root))
-        and not (leave_out and file.uri.startswith(leave_out + "/"))
-    )
+
+    def wanted(uri: str) -> bool:
+        if leave_out and uri.startswith(leave_out + "/"):
+            return False
+        return bool(pattern.match(uri)) if pattern else _looks_like_image(uri, root)
+
+    found = files_below(storage, root, wanted)
     while batch := list(islice(found, BATCH_ROWS)):
         uris, sizes, etags = zip(*batch, strict=True)
         yield listed_rows(uris, root, sizes, etags)
@@ -79,8 +81,10 @@ def _looks_like_image(uri: str, root: str) -> bool:
     return posixpath.splitext(uri)[1].lower() in IMAGE_SUFFIXES and "/." not in below
 
 
-def files_below(storage: Storage, root: str) -> Iterator[Found]:
-    """All files in a folder or prefix and below.
+def files_below(
+    storage: Storage, root: str, wanted: Callable[[str], bool] = lambda uri: True
+) -> Iterator[Found]:
+    """The files in a folder or prefix and below whose URLs are ``wanted``.
 
     Raises:
         OSError: there is no such folder, or it cannot be listed.
@@ -92,7 +96,9 @@ def files_below(storage: Storage, root: str) -> Iterator[Found]:
     return (file for file in found(fs, path, root) if wanted(file.uri))
 
 
-def _local_files(folder: str, above: tuple[tuple[int, int], ...] = ()) -> Iterator[Found]:
+def _local_files(
+    folder: str, wanted: Callable[[str], bool], above: tuple[tuple[int, int], ...] = ()
+) -> Iterator[Found]:
     stat = os.stat(folder)
     here = (stat.st_dev, stat.st_ino)
     if here in above:
@@ -100,10 +106,11 @@ def _local_files(folder: str, above: tuple[tuple[int, int], ...] = ()) -> Iterat
     with os.scandir(folder) as entries:
         ordered = sorted(entries, key=lambda entry: entry.name)
     for entry in ordered:
-        if entry.is_dir():
-            yield from _local_files(entry.path, (*above, here))
-        elif entry.is_file():
-            yield _local_file(entry.path)
+        with suppress(FileNotFoundError):  # it was there a moment ago
+            if entry.is_dir():
+                yield from _local_files(entry.path, wanted, (*above, here))
+            elif wanted(entry.path) and entry.is_file():
+                yield _local_file(entry.path)
 
 
 def _local_file(path: str) -> Found:
@@ -111,24 +118,25 @@ def _local_file(path: str) -> Found:
     return Found(path, stat.st_size, str(stat.st_mtime_ns))
 
 
-def _s3_files(fs: Any, path: str) -> Iterator[Found]:
+def _s3_files(fs: Any, path: str, root: str) -> Iterator[Found]:
     """Page by page: fsspec's own listing holds the whole prefix in memory."""
     bucket, _, prefix = path.partition("/")
-    request = {"Bucket": bucket, "Prefix": prefix and prefix + "/"}
+    prefix = prefix and prefix + "/"
+    request = {"Bucket": bucket, "Prefix": prefix}
     while True:
         page = fs.call_s3("list_objects_v2", **request)
         for item in page.get("Contents", []):
             if not item["Key"].endswith("/"):
-                uri = join("s3:/", "", bucket, item["Key"])
+                uri = join(root, item["Key"].removeprefix(prefix))
                 yield _other_file(uri, {**item, "size": item["Size"]})
         if not page.get("IsTruncated"):
             return
         request["ContinuationToken"] = page["NextContinuationToken"]
 
 
-def _other_files(fs: AbstractFileSystem, path: str, scheme: str) -> Iterator[Found]:
+def _other_files(fs: AbstractFileSystem, path: str, root: str) -> Iterator[Found]:
     for name, info in sorted(fs.find(path, detail=True).items()):
-        yield _other_file(f"{scheme}://{name}", info)
+        yield _other_file(root + name.removeprefix(path.rstrip("/")), info)
 
 
 def _other_file(uri: str, info: Mapping[str, Any]) -> Found:

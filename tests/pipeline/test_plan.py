@@ -14,7 +14,7 @@ import pytest
 from pipeline.errors import RequestError
 from pipeline.job import Job
 from pipeline.ledger import LEDGER_SCHEMA, Ledger, now
-from pipeline.manifest import open_manifest
+from pipeline.manifest import open_manifest, tables
 from pipeline.plan import Plan, Shard, output_names, plan_shards
 from pipeline.storage import Storage
 
@@ -339,6 +339,20 @@ def test_a_limit_takes_the_first_rows(tmp_path: Path) -> None:
 def test_rows_beyond_the_limit_are_not_looked_at(tmp_path: Path) -> None:
     source = manifest(tmp_path, [*names(3), "0.jpg"], style=[None, None, None, "unknown"])
     assert plan(source, limit=3)[0].rows == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "second"),
+    [("m.csv", "uri\n0.jpg", "1.jpg"), ("m.jsonl", '{"uri": "0.jpg"}', '{"uri": "1.jpg"}')],
+)
+def test_rows_after_many_blank_lines_count(
+    name: str, first: str, second: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "BLOCK_BYTES", 1000)
+    source = tmp_path / name
+    source.write_text(first + "\n" * 3000 + second + "\n")
+    assert 0 in map(len, open_manifest(Storage(), str(source)).read())
+    assert ids_of(plan(source)[1]) == [names(2)]
 
 
 def test_a_higher_limit_does_what_is_more(tmp_path: Path) -> None:

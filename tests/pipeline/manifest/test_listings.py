@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -135,6 +136,18 @@ def test_one_image_is_the_same_row_alone_and_in_its_folder(place: str) -> None:
     )
 
 
+@pytest.mark.parametrize("scheme", ["s3a", "memory"])
+def test_ids_are_relative_whatever_the_storage_is_called(scheme: str, s3: str) -> None:
+    place = s3.replace("s3", scheme, 1)
+    put(place, "set/a.jpg", "set/sub/b.jpg", "set/out/images/a.jpg")
+    source, out = join(place, "set"), join(place, "set/out")
+    assert ids(source, out=out) == ["a.jpg", "sub/b.jpg"]
+    assert ids(join(source, "**/*.jpg"), out=out) == ["a.jpg", "sub/b.jpg"]
+    (row,) = read_rows(join(source, "sub")).to_pylist()
+    assert row["source_uri"] == join(source, "sub/b.jpg")
+    assert read_rows(join(source, "sub/b.jpg")).to_pylist() == [row]
+
+
 def test_a_folder_without_images_has_no_rows(tmp_path: Path, s3: str) -> None:
     assert ids(tmp_path) == []
     assert ids(join(s3, "nothing/here")) == []
@@ -143,6 +156,34 @@ def test_a_folder_without_images_has_no_rows(tmp_path: Path, s3: str) -> None:
 def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="none does not exist"):
         read_rows(tmp_path / "none")
+
+
+def test_what_goes_while_a_folder_is_listed_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(str(tmp_path), "a.jpg", "b.jpg", "sub/c.jpg", "d.jpg")
+    scandir = os.scandir
+
+    @contextmanager
+    def scan(folder: str) -> Iterator[list[os.DirEntry[str]]]:
+        with scandir(folder) as entries:
+            found = list(entries)
+        for name in ("b.jpg", "sub/c.jpg"):
+            (tmp_path / name).unlink()
+        (tmp_path / "sub").rmdir()
+        yield found
+
+    monkeypatch.setattr(os, "scandir", scan)
+    assert ids(tmp_path) == ["a.jpg", "d.jpg"]
+
+
+def test_what_is_no_image_is_not_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(str(tmp_path), "a.jpg", ".b.jpg.part", ".c.jpg", "d.txt", "out/images/e.jpg")
+    looked_at = []
+    look = listings._local_file
+    monkeypatch.setattr(listings, "_local_file", lambda path: looked_at.append(path) or look(path))
+    assert ids(tmp_path, out=str(tmp_path / "out")) == ["a.jpg"]
+    assert looked_at == [str(tmp_path / "a.jpg")]
 
 
 def test_a_missing_bucket_is_refused(s3: str) -> None:
