@@ -251,7 +251,7 @@ def evaluate(
     features
         The judge, best another than in training: vgg16, vgg19 or a safetensors file.
     size
-        Side of the middle squares of the photos, pixels.
+        Side of the middle squares of the photos, pixels, a multiple of 4.
     sheets
         Folder for a contact sheet of each style.
     json

@@ -283,6 +283,8 @@ def run_bench(images: str, count: int, against: list[Path], plot: str, as_json: 
 
     if missing := [script for script in against if not script.is_file()]:
         raise RequestError(f"--against {missing[0]}: there is no such file")
+    if plot and (Path(plot).is_dir() or not Path(plot).parent.is_dir()):
+        raise RequestError(f"--plot {plot}: give a file in a folder that exists")
     with console.status("measuring") as at_work:
         figures = bench.measure(
             images, count, against, lambda what: at_work.update(f"measuring: {what}")

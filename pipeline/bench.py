@@ -22,19 +22,18 @@ from PIL import Image
 
 from pipeline.codec import Pixels, decode, encode
 from pipeline.devices import cpu_count, devices_for, kind_of
-from pipeline.errors import RequestError, RowError
+from pipeline.errors import RequestError
 from pipeline.job import Job
-from pipeline.manifest import open_manifest
 from pipeline.run import begin, prepare
 from pipeline.spool import ShardRef
 from pipeline.storage import Storage
 from pipeline.styles.pack import find_pack
 from pipeline.text import plural
+from pipeline.training.content import MAX_PIXELS, ContentPhotos
 from pipeline.workers import WORKER_ENVIRONMENT, WorkerPool
 
 SIZE = 256  # pixels
 QUALITY = 92
-MAX_PIXELS = 100_000_000
 
 # Different images, of which as many copies are made as it takes.
 DISTINCT = 64
@@ -160,18 +159,7 @@ def _write(files: list[bytes], folder: Path, count: int) -> None:
 
 
 def _photos(source: str) -> list[Pixels]:
-    storage = Storage()
-    pictures: list[Pixels] = []
-    for batch in open_manifest(storage, source).read():
-        for uri in batch.column("source_uri").to_pylist():
-            (data,) = storage.read([Source(uri)])
-            if not isinstance(data, RowError):
-                pictures.append(decode(data, (SIZE, SIZE), MAX_PIXELS).pixels)
-            if len(pictures) == DISTINCT:
-                return pictures
-    if not pictures:
-        raise RequestError(f"{source} has no images")
-    return pictures
+    return list(ContentPhotos(Storage(), source, SIZE, seed=0).middles(DISTINCT))
 
 
 def _synthetic() -> list[Pixels]:

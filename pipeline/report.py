@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import base64
 import io
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
 from jinja2 import Environment, PackageLoader
-from PIL import Image
+from PIL import Image, ImageOps
 
 from pipeline.codec import Pixels, decode
 from pipeline.errors import RequestError, RowError
@@ -22,12 +22,18 @@ from pipeline.storage import Source, Storage
 from pipeline.text import plural, size, span
 from pipeline.url import join
 
-# Parts of the ledger that are looked through for examples, and examples of each style.
+# Parts of the ledger that are looked through for examples.
 PARTS_SAMPLED = 64
+
+# Each example is in the page, some 50 KB. Where rows name blends of their own, nearly every row
+# is a style.
 EXAMPLES_PER_STYLE = 12
+STYLES_SHOWN = 40
+EXAMPLES_SHOWN = 240
 FAILURES_SHOWN = 200
 
 THUMBNAIL = 320  # width, pixels
+TALLEST = 4  # times the width; of what is taller the middle is shown
 MAX_PIXELS = 100_000_000
 
 BARS = 120  # of the throughput plot
@@ -43,21 +49,24 @@ class Example:
 
 
 def examples(storage: Storage, out: str, per_style: int, width: int) -> list[Example]:
-    """Some results with their originals, of every style in turn, spread over the job.
+    """Some results with their originals, of the most frequent styles in turn, spread over the job.
 
     Those that cannot be read any more are left out.
 
     Args:
         width: of the pictures, pixels.
     """
-    chosen = _chosen(_done_rows(storage, out), per_style)
+    chosen = _chosen(_done_rows(storage, out), per_style)[:EXAMPLES_SHOWN]
     return [found for row in chosen if (found := _example(storage, out, row, width))]
 
 
 def _chosen(rows: list[dict[str, Any]], per_style: int) -> list[dict[str, Any]]:
     """Up to so many rows of each style: styles in turn, and of each the photo least seen so far."""
-    styles = sorted({row["style"] for row in rows})
-    waiting = [_spread([row for row in rows if row["style"] == s], per_style) for s in styles]
+    by_style: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        by_style[row["style"]].append(row)
+    frequent = sorted(by_style, key=lambda style: -len(by_style[style]))[:STYLES_SHOWN]
+    waiting = [_spread(by_style[style], per_style) for style in sorted(frequent)]
     seen: Counter[str] = Counter()
     chosen: list[dict[str, Any]] = []
     while any(waiting):
@@ -76,7 +85,8 @@ def _spread(rows: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
 
 
 def _example(storage: Storage, out: str, row: dict[str, Any], width: int) -> Example | None:
-    size = (width, max(1, round(width * row["output_height"] / row["output_width"])))
+    height = round(width * row["output_height"] / row["output_width"])
+    size = (width, min(max(1, height), TALLEST * width))
     try:
         photo = _picture(storage, row["source_uri"], size)
         return Example(row, photo, _picture(storage, join(out, row["output_uri"]), size))
@@ -109,18 +119,12 @@ def contact_sheet(storage: Storage, out: str, columns: int = 6, side: int = 160)
     shown = [found for row in chosen if (found := _example(storage, out, row, side))]
     if not shown:
         return None
-    rows = [[_square(e.photo, side) for e in shown], [_square(e.result, side) for e in shown]]
-    sheet = np.concatenate([np.concatenate(row, axis=1) for row in rows])
-    return _jpeg(sheet)
-
-
-def _square(pixels: Pixels, side: int) -> Pixels:
-    """The middle of a picture ``side`` wide, made as high."""
-    image = Image.fromarray(pixels)
-    edge = min(image.size)
-    left, top = (image.width - edge) // 2, (image.height - edge) // 2
-    box = (left, top, left + edge, top + edge)
-    return np.array(image.resize((side, side), Image.Resampling.LANCZOS, box=box))
+    sheet = Image.new("RGB", (side * len(shown), 2 * side))
+    for column, example in enumerate(shown):
+        for row, pixels in enumerate((example.photo, example.result)):
+            square = ImageOps.fit(Image.fromarray(pixels), (side, side), Image.Resampling.LANCZOS)
+            sheet.paste(square, (side * column, side * row))
+    return _jpeg(np.asarray(sheet))
 
 
 def _jpeg(pixels: Pixels) -> bytes:
@@ -149,10 +153,12 @@ def write_report(storage: Storage, out: str) -> str:
         loader=PackageLoader("pipeline", "templates"), autoescape=True, trim_blocks=True
     )
     page.filters |= {"span": span, "size": size, "plural": plural}
+    shown = {picture["style"] for picture in pictures}
     bars = _bars(status)
     html = page.get_template("report.html").render(
         status=status,
         pictures=pictures,
+        styles=sorted(shown, key=lambda style: (-status.styles[style], style)),
         failures=_failures(storage, out, min(status.failed, FAILURES_SHOWN)),
         bars=bars,
         average=sum(status.last_run().values()) / bars[-1].end if bars else 0.0,

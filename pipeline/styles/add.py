@@ -55,14 +55,13 @@ def add_pack(file: Path, to: str, said: dict[str, Any], storage: Storage) -> Add
         except ValueError as error:
             raise RequestError(f"{error}; give --name") from error
         _check_free(card.name, to, storage)
-    sheet = _tried(pack)
     folder = absolute(to) if to else str(user_folder())
     stem = cards[0].name if len(cards) == 1 else file.stem
+    place, picture = join(folder, f"{stem}.safetensors"), join(folder, f"{stem}.png")
     if f"{stem}.safetensors" in storage.names(folder):
         what_to_do = "give --name" if len(cards) == 1 else f"rename {file}"
         raise RequestError(f"there is {redact_url(place)} already; {what_to_do}")
     sheet = _tried(pack)
-    place, picture = join(folder, f"{stem}.safetensors"), join(folder, f"{stem}.png")
     with tempfile.TemporaryDirectory() as scratch:
         copy = Path(scratch) / f"{stem}.safetensors"
         copy_pack(pack, copy, cards)

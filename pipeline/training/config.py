@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from pipeline.styles.mix import check_style_name
 
@@ -24,7 +25,9 @@ class TrainSettings(BaseModel):
     name: tuple[str, ...] = Field(
         (), description="What to call the styles, in order; otherwise by their files."
     )
-    out: str = Field("", description="The style pack to write; otherwise NAME.safetensors.")
+    out: str = Field(
+        "", description="The style pack to write, a .safetensors; otherwise NAME.safetensors."
+    )
     add_to: str = Field(
         "",
         description="A pack to add the styles to; its own stay as they are.",
@@ -74,6 +77,15 @@ class TrainSettings(BaseModel):
     seed: int = Field(0, description="Of everything that is drawn by lot.")
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="As in run.")
     checkpoint_every: int = Field(500, ge=1, description="Steps between two checkpoints.")
+
+    @field_validator("out")
+    @classmethod
+    def _out(cls, out: str) -> str:
+        if out and Path(out).suffix != ".safetensors":
+            raise ValueError(f"{out} does not end in .safetensors, as a pack does")
+        if out and Path(out).is_dir():
+            raise ValueError(f"{out} is a folder; name the pack in it")
+        return out
 
 
 class TrainConfig(TrainSettings):

@@ -24,7 +24,7 @@ BATCHES_AHEAD = 2
 
 
 class ContentPhotos:
-    """Photos to train on, wherever they are.
+    """Photos to train, score or measure with, wherever they are.
 
     Args:
         source: as of a job: a folder, prefix, glob, manifest or tar.

@@ -13,7 +13,7 @@ from pipeline.errors import RequestError
 from pipeline.networks.features import load_features
 from pipeline.storage import Storage
 from pipeline.styles.pack import Card, Pack
-from pipeline.stylizer import pick_device
+from pipeline.stylizer import MIN_SIDE, pick_device
 from pipeline.training.content import ContentPhotos
 from pipeline.training.paintings import as_input, read_painting
 from pipeline.training.preview import preview
@@ -42,11 +42,13 @@ def evaluate(
         paintings: folder with the paintings, called as when they were trained with.
         content: photos as of a job, best such as no training has seen; the middle squares of
             the first 20 count. features: the judge, as in load_features. size: of the photos,
-            pixels, a multiple of 4.
+            pixels, a multiple of 4 from 32 on.
 
     Raises:
-        RequestError: a painting, the photos or the judge cannot be read.
+        RequestError: a painting, the photos or the judge cannot be read, or the size is another.
     """
+    if size % 4 or size < MIN_SIDE:
+        raise RequestError(f"--size {size}: give a multiple of 4 from {MIN_SIDE} on")
     files = [_painting_of(card, Path(paintings).expanduser()) for card in pack.cards]
     on = pick_device(device)
     try:

@@ -22,7 +22,7 @@ from pipeline.errors import RequestError
 from pipeline.networks.fast import FastTransformNet
 from pipeline.networks.features import load_features
 from pipeline.storage import Storage
-from pipeline.styles.pack import Card, read_pack, save_pack
+from pipeline.styles.pack import RIGHTS, Card, read_pack, save_pack
 from pipeline.stylizer import pick_device, pick_dtype
 from pipeline.training.balance import CONTENT_TARGETS, FIRST, ContentWeights
 from pipeline.training.config import TrainConfig
@@ -61,9 +61,6 @@ YARDSTICK = 32
 
 # Photos on a preview.
 PREVIEWED = 6
-
-# Of a card, in its order, that a file of cards may give.
-CARD_KEYS = ("title", "artist", "year", "rights", "source")
 
 # Of the settings, what a card tells.
 TOLD = {
@@ -319,7 +316,7 @@ class Trainer:
         }
         if before := config.add_to or config.start_from:
             training["from"] = Path(before).name
-        said: dict[str, Any] = {key: self._said.get(name, {}).get(key, "") for key in CARD_KEYS}
+        said: dict[str, Any] = {key: self._said.get(name, {}).get(key, "") for key in RIGHTS}
         return Card(name, **said, training=training)
 
 

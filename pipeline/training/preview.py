@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from pipeline.codec import Pixels
@@ -29,18 +29,11 @@ def preview(
         photos: (N, S, S, 3) uint8.
     """
     given = as_input(photos, mixes.device)
+    size = (photos.shape[2], photos.shape[1])
     rows = [np.concatenate([np.full_like(photos[0], 255), *photos], axis=1)]
     for painting, mix in zip(paintings, mixes, strict=True):
         styled = network(given, mix[None]).clamp(0, 1).mul(255).round().to(torch.uint8)
         results = styled.permute(0, 2, 3, 1).cpu().numpy()
-        rows.append(np.concatenate([_square(painting, photos.shape[1]), *results], axis=1))
+        middle = ImageOps.fit(Image.fromarray(painting), size, Image.Resampling.LANCZOS)
+        rows.append(np.concatenate([np.asarray(middle), *results], axis=1))
     return Image.fromarray(np.concatenate(rows))
-
-
-def _square(painting: Pixels, side: int) -> Pixels:
-    """The middle of a painting, scaled to a square."""
-    height, width = painting.shape[:2]
-    edge = min(height, width)
-    left, top = (width - edge) // 2, (height - edge) // 2
-    middle = Image.fromarray(painting[top : top + edge, left : left + edge])
-    return np.array(middle.resize((side, side), Image.Resampling.LANCZOS))

@@ -12,6 +12,8 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from flows.cli import main
+from pipeline.bench import measure
 from pipeline.codec import encode
 from pipeline.styles.mix import Mix
 from pipeline.styles.pack import find_pack
@@ -62,6 +64,33 @@ def test_the_good_afternoon_does_the_same_as_restyle(tmp_path: Path) -> None:
         ours = stylizer(photo, [Mix({pack.names[0]: 1.0})], [1.0])[0]
         theirs = open_image((tmp_path / "out" / path.name).read_bytes())
         assert np.abs(open_image(encode(ours, "jpg", 92)).astype(int) - theirs).mean() < 1
+
+
+def test_files_that_are_no_photos_are_passed_over(tmp_path: Path) -> None:
+    photos = write_photos(tmp_path / "photos", 2)
+    (photos / "0.jpg").write_bytes(b"<html>")
+
+    def tell(what: str) -> None:
+        if what == "decode":  # they have been read
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        measure(str(photos), 1, [], tell)
+
+
+def test_a_folder_of_bad_photos_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "0.jpg").write_bytes(b"<html>")
+    assert main(["bench", "--images", str(tmp_path)]) == 2
+    assert "none of the photos can be read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("plot", ["missing/x.svg", "."])
+def test_a_plot_that_cannot_be_written_is_told_at_once(
+    plot: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["bench", "--images", "none", "--plot", plot]) == 2
+    assert f"--plot {plot}: " in capsys.readouterr().err
 
 
 def test_a_program_that_fails_is_told(tmp_path: Path) -> None:

@@ -94,6 +94,25 @@ def test_one_style_needs_no_chips(job: Job) -> None:
     assert report(job).all("button") == []
 
 
+def test_of_many_styles_the_report_shows_the_most_frequent(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.report.STYLES_SHOWN", 3)
+    monkeypatch.setattr("pipeline.report.EXAMPLES_SHOWN", 5)
+    styles = ["red:1+blue:1", "red:2+blue:1", "green", "blue", "blue", "red", "red", "red"]
+    rows = [f'{{"uri": "{n:03d}.jpg", "style": "{style}"}}' for n, style in enumerate(styles)]
+    manifest = Path(job.source) / "m.jsonl"
+    manifest.write_text("\n".join(rows))
+    run_job(changed(job, source=str(manifest)))
+    page = report(job)
+    chips = [button["data-style"] for button in page.all("button")]
+    assert chips[:3] == ["", "red", "blue"]
+    assert len(chips) == 4
+    assert "and 2 further styles" in page.text
+    figures = [figure["data-style"] for figure in page.all("figure")]
+    assert sorted(figures) == sorted([*chips[1:], "blue", "red"])
+
+
 def test_the_report_tells_figures_failures_and_settings(job: Job) -> None:
     (Path(job.source) / "003.jpg").write_bytes(b"")
     run_job(changed(job, strength=0.5))
@@ -194,6 +213,21 @@ def test_an_example_is_an_original_and_its_own_result(job: Job) -> None:
     for number, example in enumerate(found):
         assert np.array_equal(example.photo, picture(seed=number))
         assert np.array_equal(example.result, example.photo)
+
+
+@pytest.mark.parametrize("shape", [(1, 3000), (20, 5000), (5000, 20)])
+def test_a_photo_of_an_odd_shape_has_small_pictures_too(
+    job: Job, shape: tuple[int, int], tmp_path: Path
+) -> None:
+    (tmp_path / "odd.png").write_bytes(encode(picture(*shape), "png", 1))
+    (tmp_path / "m.txt").write_text("odd.png")
+    run_job(changed(job, source=str(tmp_path / "m.txt"), size="native", format="png"))
+    (example,) = examples(Storage(), job.out, per_style=1, width=80)
+    assert example.photo.shape == example.result.shape
+    height, width = example.photo.shape[:2]
+    assert (width, height <= 4 * width) == (80, True)
+    assert len(report(job).all("img")) == 2
+    assert open_image(contact_sheet(Storage(), job.out, side=50) or b"").shape == (100, 50, 3)
 
 
 def test_the_contact_sheet_has_originals_above_and_results_below(job: Job) -> None:

@@ -156,6 +156,22 @@ def test_a_name_that_is_taken_needs_another(tmp_path: Path) -> None:
     assert add_pack(pack, str(tmp_path / "elsewhere"), {}, Storage()).pack.names == ["wave"]
 
 
+def test_a_pack_of_the_same_file_name_stays(tmp_path: Path) -> None:
+    add_pack(make_pack(tmp_path / "both.safetensors", "a", "b"), "", {}, Storage())
+    mine = user_folder() / "both.safetensors"
+    before = mine.read_bytes()
+    other = make_pack(tmp_path / "other" / "both.safetensors", "c", "d")
+    with pytest.raises(RequestError, match=r"both\.safetensors already; rename"):
+        add_pack(other, "", {}, Storage())
+    assert mine.read_bytes() == before
+    one = make_pack(tmp_path / "one.safetensors", "e")
+    with pytest.raises(RequestError, match=r"both\.safetensors already; give --name"):
+        add_pack(one, "", {"name": "both"}, Storage())
+    assert mine.read_bytes() == before
+    place = add_pack(other, str(tmp_path / "elsewhere"), {}, Storage()).place
+    assert place == str(tmp_path / "elsewhere" / "both.safetensors")
+
+
 @pytest.mark.parametrize("name", ["a b", "a,b", "../a", "a:1"])
 def test_a_name_that_cannot_be_is_refused(tmp_path: Path, name: str) -> None:
     pack = make_pack(tmp_path / "one.safetensors", "a")

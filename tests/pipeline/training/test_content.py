@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pipeline.codec import encode
-from pipeline.errors import RequestError
+from pipeline.errors import RequestError, RowError
 from pipeline.storage import Storage
 from pipeline.training.content import ContentPhotos
 from tests.conftest import jpeg, picture, write_photos
@@ -94,6 +94,15 @@ def test_a_folder_of_bad_photos_only_is_an_error_that_says_why(tmp_path: Path) -
     (tmp_path / "page.jpg").write_bytes(b"<html>not found</html>")
     with pytest.raises(RequestError, match=r"page\.jpg.*web page"):
         photos(tmp_path).batch(2, 0)
+
+
+def test_an_address_is_told_without_what_lets_one_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Storage, "read", lambda *_: [RowError("storage", "it does not answer")])
+    (tmp_path / "m.txt").write_text("s3://id:hunter2@photos/a.jpg")
+    with pytest.raises(RequestError, match=r"the last one \(s3://photos/a\.jpg\)"):
+        photos(tmp_path / "m.txt").batch(2, 0)
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:

@@ -403,6 +403,10 @@ def test_styles_are_called_by_their_files_or_as_told(make: Make) -> None:
         ({"crop": 32}, "crop"),
         ({"crop": 226}, "crop"),
         ({"crop": 64, "style_scales": 3}, "--crop of 128"),
+        ({"out": "styles/"}, r"styles/ does not end in \.safetensors"),
+        ({"out": "mine.pth"}, r"mine\.pth does not end in \.safetensors"),
+        ({"out": "mine.checkpoint"}, r"does not end in \.safetensors"),
+        ({"out": "mine.png"}, r"does not end in \.safetensors"),
         ({"style_loss": "mse"}, "style_loss"),
         ({"epochs": 3}, "epochs"),
     ],
@@ -412,6 +416,12 @@ def test_settings_that_cannot_be_are_refused(
 ) -> None:
     with pytest.raises(ValidationError, match=said):
         make(**settings)
+
+
+def test_a_folder_is_not_to_become_a_pack(make: Make, tmp_path: Path) -> None:
+    (tmp_path / "mine.safetensors").mkdir()
+    with pytest.raises(ValidationError, match=r"mine\.safetensors is a folder"):
+        make()
 
 
 # Preview

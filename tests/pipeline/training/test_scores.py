@@ -147,3 +147,19 @@ def test_what_cannot_be_scored_is_said(pack: Path, small_features: str, tmp_path
     torch.save(JohnsonNet().state_dict(), tmp_path / "candy.pth")
     with pytest.raises(RequestError, match="card of 'candy' does not say which painting"):
         next(evaluate(read_pack(tmp_path / "candy.pth"), str(folder), *rest))
+
+
+@pytest.mark.parametrize("size", [250, 28, 0, -4])
+def test_a_size_that_the_network_does_not_keep_is_refused_before_all_else(
+    pack: Path, size: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--paintings", "none", "--content", "none", "--size", str(size)]
+    assert main(["evaluate", str(pack), *arguments]) == 2
+    assert f"--size {size}: give a multiple of 4 from 32 on" in capsys.readouterr().err
+
+
+def test_the_smallest_size_can_be_scored(pack: Path, small_features: str) -> None:
+    folder = pack.parent
+    places = (str(folder / "paintings"), str(folder / "photos"))
+    done = next(evaluate(read_pack(pack), *places, small_features, 32, "cpu"))
+    assert all(value == value for value in vars(done.scores).values())
