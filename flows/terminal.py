@@ -200,14 +200,14 @@ def show_status(out: str, storage_option: tuple[str, ...]) -> int:
 
     out = absolute(out)
     status = read_status(_storage(storage_option), out)
-    text = f"{status.done:,} of {status.done + status.failed + status.left:,} stylized"
+    text = f"{status.done:,} of {status.job.rows + status.job.gone:,} stylized"
     if status.failed:
         text += f", {status.failed:,} failed"
-    if status.gone:
-        text += f", {status.gone:,} no longer in the manifest"
+    if status.job.gone:
+        text += f", {status.job.gone:,} of earlier runs only"
     if status.left:
         text += f", {status.left:,} left"
-    console.print(f"[bold]{text}[/]{'' if status.left else ', complete'}")
+    console.print(f"[bold]{text}[/]{', complete' if status.succeeded else ''}")
     if run := status.last_run():
         seconds = max(run) - min(run) + 1
         line = f"  {status.rate:,.1f} images/s at the end of the last {span(seconds)}"

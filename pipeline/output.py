@@ -25,15 +25,17 @@ class JobRecord(BaseModel):
     """What job.json holds.
 
     Args:
-        job: the job's settings. rows: of it, when it was last planned.
-        carried: types of the manifest's own columns. styles: of each that the job names, what
-            its card says of its painting and of its rights.
+        job: the job's settings. rows: of it, when it was last planned. gone: rows that the
+            ledger had besides, of these settings: they were asked for earlier only.
+        carried: types of the manifest's own columns, of earlier runs' too. styles: of each that
+            the job names, what its card says of its painting and of its rights.
     """
 
     job: dict[str, Any]
     job_digest: str
     model_digest: str
     rows: int
+    gone: int = 0
     carried: dict[str, str]
     styles: dict[str, dict[str, str]]
     versions: dict[str, str]
@@ -108,15 +110,21 @@ class Output:
                     f"{kind} in the ledger of {redact_url(self.url)}; choose another --out"
                 )
 
-    def begin(self, job: Job, pack: Pack, carried: pa.Schema, rows: int) -> None:
-        """Write job.json; the results are not complete from here on."""
+    def begin(self, job: Job, pack: Pack, carried: pa.Schema, rows: int, gone: int) -> None:
+        """Write job.json; the results are not complete from here on.
+
+        Args:
+            rows, gone: as in JobRecord.
+        """
         self._storage.delete(join(self.url, "_SUCCESS"))
         record = JobRecord(
             job=job.model_dump(mode="json") | {"source": redact_url(job.source)},
             job_digest=job.digest(pack.digest),
             model_digest=pack.digest,
             rows=rows,
-            carried={field.name: str(field.type) for field in carried},
+            gone=gone,
+            carried=(earlier.carried if earlier else {})
+            | {field.name: str(field.type) for field in carried},
             styles={
                 card.name: {key: getattr(card, key) for key in RIGHTS}
                 for card in pack.cards

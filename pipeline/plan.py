@@ -53,6 +53,7 @@ class Plan:
     rows: int = 0
     done: int = 0
     failed: int = 0  # in an earlier run, and not tried again
+    gone: int = 0  # besides: in the ledger, of these settings, but asked for earlier only
     left: int = 0
     shards: int = 0
     largest: int = 0  # rows of the largest shard
@@ -106,14 +107,16 @@ def plan_shards(
         RequestError: an empty source, two rows with one id, an unknown style.
     """
     settled = _Settled(ledger, job, digest)
+    plan.gone = int(settled.ours.sum())
     cutter = _Cutter(size, workers)
     again = _Regrouper(settled)
     seen: list[NDArray[np.int64]] = []
     for rows in _expanded(manifest, job, style_names):
         keys = hashes(rows.column("_output_name"))
         seen.append(keys)
-        states, shard_codes = settled.look_up(rows, keys)
+        states, shard_codes, ours = settled.look_up(rows, keys)
         plan.rows += len(rows)
+        plan.gone -= ours
         plan.done += int((states == DONE).sum())
         plan.failed += int((states == FAILED).sum())
         for shard in cutter.add(rows.filter(pa.array(states == NEW))):
@@ -170,11 +173,11 @@ def _expanded(
         yield table.append_column("variant", pa.array(variants)).append_column(
             "_output_name", names
         )
+        if taken == job.limit:
+            return
 
 
 class _Settled:
-        if taken == job.limit:
-            return
     """What the ledger says of each row, held as arrays: about 50 bytes a row."""
 
     COLUMNS = ("id", "variant", "status", "error_class", "source_uri", "source_size",
@@ -183,7 +186,7 @@ class _Settled:
     def __init__(self, ledger: Ledger, job: Settings, digest: str) -> None:
         self.shards: list[str] = []
         codes: dict[str, int] = {}
-        columns: list[tuple[NDArray[np.int64], ...]] = [(np.empty(0, np.int64),) * 6]
+        columns: list[tuple[NDArray[np.int64], ...]] = [(np.empty(0, np.int64),) * 7]
         for batch in ledger.scan(self.COLUMNS):
             names = output_names(batch.column("id"), batch.column("variant"), job.format)
             failed = pc.equal(batch.column("status"), "failed")
@@ -201,6 +204,7 @@ class _Settled:
                 (
                     hashes(names),
                     state.astype(np.int64),
+                    np.asarray(ours),
                     hashes(batch.column("source_uri")),
                     _numbers(batch.column("source_size")),
                     hashes(batch.column("source_etag")),
@@ -209,18 +213,21 @@ class _Settled:
             )
         merged = [np.concatenate(parts) for parts in zip(*columns, strict=True)]
         order = np.argsort(merged[0], kind="stable")
-        self.keys, states, self.uris, self.sizes, self.etags, self.codes = (
+        self.keys, states, ours, self.uris, self.sizes, self.etags, self.codes = (
             part[order] for part in merged
         )
-        self.states = states.astype(np.int8)
+        self.states, self.ours = states.astype(np.int8), ours.astype(bool)
         self.rows_of_shard = np.bincount(self.codes, minlength=len(self.shards))
 
     def look_up(
         self, rows: pa.Table, keys: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int8], NDArray[np.int64]]:
-        """For each row NEW, DONE, FAILED or AGAIN, and the code of the shard that has it."""
+    ) -> tuple[NDArray[np.int8], NDArray[np.int64], int]:
+        """For each row NEW, DONE, FAILED or AGAIN, and the code of the shard that has it.
+
+        And how many of them the ledger has of these settings.
+        """
         if not len(self.keys):
-            return np.full(len(keys), NEW, np.int8), np.zeros(len(keys), np.int64)
+            return np.full(len(keys), NEW, np.int8), np.zeros(len(keys), np.int64), 0
         place = np.searchsorted(self.keys, keys)
         place[place == len(self.keys)] = 0
         known = self.keys[place] == keys
@@ -229,7 +236,8 @@ class _Settled:
         changed |= _differ(_numbers(rows.column("source_size")), self.sizes[place])
         changed |= _differ(hashes(rows.column("source_etag")), self.etags[place])
         states = np.where(changed, np.int8(AGAIN), self.states[place])
-        return np.where(known, states, np.int8(NEW)), self.codes[place]
+        ours = int((known & self.ours[place]).sum())
+        return np.where(known, states, np.int8(NEW)), self.codes[place], ours
 
 
 class _Cutter:

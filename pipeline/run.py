@@ -108,7 +108,10 @@ def begin(request: Request, devices: Sequence[str] = ()) -> tuple[Plan, list[Sha
         if isinstance(error, RequestError):
             request.output.abandon()
         raise
-    request.output.begin(request.job, request.pack, request.manifest.carried, plan.rows)
+    except BaseException:
+        request.claim.release()
+        raise
+    request.output.begin(request.job, request.pack, request.manifest.carried, plan.rows, plan.gone)
     return plan, refs
 
 
@@ -129,7 +132,15 @@ def _shards(request: Request, plan: Plan, devices: Sequence[str] = ()) -> Iterat
 
 
 def end(request: Request, summary: Summary) -> None:
-    """Clear up after the last shard; the folder is marked complete if the run succeeded."""
-    request.claim.check()
-    request.output.finish(summary.succeeded)
+    """Clear up after the last shard; the folder is marked complete if the run succeeded.
+
+    Raises:
+        SystemFault: the folder cannot be written, or is another run's by now.
+    """
+    try:
+        request.claim.check()
+        request.output.finish(summary.succeeded)
+    except SystemFault:
+        if not summary.stopped:  # otherwise what has stopped the run may well be what is so here
+            raise
     request.claim.release()

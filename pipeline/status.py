@@ -25,18 +25,17 @@ class Status:
     """Figures of a job.
 
     Args:
-        job: what job.json says. rows: of the job when it was last planned.
+        job: what job.json says; all that follows is of its settings.
         done, failed: rows in the ledger.
+        succeeded: whether the last run has ended, and well.
         per_second: rows finished in each second since the epoch in which there were any.
     """
 
     job: JobRecord
-    rows: int
     done: int = 0
     failed: int = 0
     output_bytes: int = 0
     styles: Counter[str] = field(default_factory=Counter)
-    classes: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
     per_second: Counter[int] = field(default_factory=Counter)
     succeeded: bool = False
@@ -62,12 +61,7 @@ class Status:
     @property
     def left(self) -> int:
         """Rows that the ledger does not have yet."""
-        return max(0, self.rows - self.done - self.failed)
-
-    @property
-    def gone(self) -> int:
-        """Rows that the ledger has, and the manifest has no longer."""
-        return max(0, self.done + self.failed - self.rows)
+        return max(0, self.job.rows + self.job.gone - self.done - self.failed)
 
 
 def read_status(storage: Storage, out: str) -> Status:
@@ -78,9 +72,10 @@ def read_status(storage: Storage, out: str) -> Status:
     """
     output = Output(storage, out)
     job = output.require_job()
-    status = Status(job, job.rows, succeeded=output.succeeded())
-    columns = ["status", "error_class", "error_message", "style", "output_bytes", "finished_at"]
+    status = Status(job, succeeded=output.succeeded())
+    columns = ["status", "error_message", "style", "output_bytes", "finished_at", "job_digest"]
     for batch in Ledger(storage, out).scan(columns):
+        batch = batch.filter(pc.equal(batch.column("job_digest"), job.job_digest))
         done = pc.equal(batch.column("status"), "done")
         count = pc.sum(done).as_py() or 0
         status.done += count
@@ -88,7 +83,6 @@ def read_status(storage: Storage, out: str) -> Status:
         status.output_bytes += pc.sum(batch.column("output_bytes")).as_py() or 0
         status.styles += _counts(batch.filter(done).column("style"))
         failed = batch.filter(pc.invert(done))
-        status.classes += _counts(failed.column("error_class"))
         status.reasons += _counts(failed.column("error_message"))
         seconds = np.asarray(batch.column("finished_at").cast("int64")) // 1_000_000
         status.per_second.update(dict(zip(*np.unique(seconds, return_counts=True), strict=True)))

@@ -57,11 +57,12 @@ class Verdict:
     """What was found.
 
     Args:
-        job: its settings. rows: of it, when it was last planned. done, failed: in the ledger.
+        job: its settings. rows, gone: as in JobRecord. done, failed: in the ledger.
     """
 
     job: dict[str, Any]
     rows: int
+    gone: int
     done: int = 0
     failed: int = 0
     output_bytes: int = 0
@@ -70,7 +71,7 @@ class Verdict:
     @property
     def left(self) -> int:
         """Rows that the ledger does not have."""
-        return max(0, self.rows - self.done - self.failed)
+        return max(0, self.rows + self.gone - self.done - self.failed)
 
     @property
     def wrong(self) -> list[Finding]:
@@ -89,7 +90,7 @@ def verify(storage: Storage, out: str, on_progress: Callable[[int], None]) -> Ve
     """
     record = Output(storage, out).require_job()
     ledger = Ledger(storage, out)
-    verdict = Verdict(record.job, record.rows)
+    verdict = Verdict(record.job, record.rows, record.gone)
     rows: list[NDArray[np.int64]] = [np.empty(0, np.int64)]
     outputs: list[NDArray[np.int64]] = [np.empty(0, np.int64)]
 

@@ -23,9 +23,10 @@ SECOND = 1_700_000_000
 
 
 def commit(out: str, shard: str, *rows: dict[str, Any]) -> None:
+    digest = Output(Storage(), out).require_job().job_digest
     known = {
         "variant": 0, "status": "done", "attempts": 1, "source_uri": "/x", "style": "red",
-        "strength": 1.0, "seed": 0, "model_digest": "m", "job_digest": "j", "shard": shard,
+        "strength": 1.0, "seed": 0, "model_digest": "m", "job_digest": digest, "shard": shard,
         "finished_at": SECOND * 1_000_000, "output_bytes": None,
     }  # fmt: skip
     records = [{"id": f"{shard}/{number}", **known, **row} for number, row in enumerate(rows)]
@@ -37,11 +38,11 @@ def bad(error_class: str, message: str) -> dict[str, Any]:
 
 
 def begun(job: Job, rows: int) -> None:
-    Output(Storage(), job.out).begin(job, find_pack(job.pack), pa.schema([]), rows)
+    Output(Storage(), job.out).begin(job, find_pack(job.pack), pa.schema([]), rows, 0)
 
 
 def status_of(*per_second: tuple[int, int]) -> Status:
-    return Status({}, rows=100, per_second=dict(per_second))  # type: ignore[arg-type]
+    return Status({}, per_second=dict(per_second))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("where", ["local", "s3"])
@@ -55,10 +56,9 @@ def test_figures_are_those_of_the_ledger(
     commit(job.out, "two", {}, bad("input", "the file is empty"), bad("storage", "gone"))
     commit(job.out, "six", bad("input", "the file is empty"))
     status = read_status(Storage(), job.out)
-    assert (status.rows, status.done, status.failed, status.left) == (10, 3, 3, 4)
+    assert (status.job.rows, status.done, status.failed, status.left) == (10, 3, 3, 4)
     assert status.output_bytes == 150
     assert status.styles == {"red": 2, "green": 1}
-    assert status.classes == {"input": 2, "storage": 1}
     assert status.reasons == {"the file is empty": 2, "gone": 1}
     assert status.per_second == {SECOND: 6}
     assert status.job.job["style"] == "red"
@@ -68,7 +68,7 @@ def test_figures_are_those_of_the_ledger(
 def test_a_job_that_has_begun_has_figures(job: Job) -> None:
     plan_job(job)
     status = read_status(Storage(), job.out)
-    assert (status.rows, status.done, status.failed, status.left) == (8, 0, 0, 8)
+    assert (status.job.rows, status.done, status.failed, status.left) == (8, 0, 0, 8)
     assert (status.rate, status.last_run(), status.output_bytes) == (0.0, {}, 0)
 
 
@@ -88,9 +88,30 @@ def test_rows_that_left_the_manifest_are_told(job: Job, capsys: pytest.CaptureFi
         (Path(job.source) / name).unlink()
     run_job(job)
     status = read_status(Storage(), job.out)
-    assert (status.rows, status.done, status.left, status.gone) == (6, 8, 0, 2)
+    assert (status.job.rows, status.done, status.left, status.job.gone) == (6, 8, 0, 2)
     main(["status", job.out])
-    assert "8 of 8 stylized, 2 no longer in the manifest, complete" in capsys.readouterr().out
+    assert "8 of 8 stylized, 2 of earlier runs only, complete" in capsys.readouterr().out
+    # As many as have gone are new: they are still to be done.
+    write_photos(Path(job.source), 2, first=8)
+    plan_job(job)
+    main(["status", job.out])
+    said = capsys.readouterr().out
+    assert "8 of 10 stylized, 2 of earlier runs only, 2 left" in said
+    assert "complete" not in said
+
+
+def test_rows_of_other_settings_are_not_done_yet(
+    job: Job, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_job(job)
+    other = changed(job, quality=50, overwrite=True)
+    plan_job(other)
+    main(["status", job.out])
+    assert "0 of 8 stylized, 8 left" in capsys.readouterr().out
+    (Path(job.source) / "000.jpg").unlink()
+    run_job(other)
+    main(["status", job.out])
+    assert "7 of 7 stylized, complete" in capsys.readouterr().out
 
 
 def test_a_folder_without_a_job_is_refused(tmp_path: Path, s3: str) -> None:

@@ -76,7 +76,7 @@ def write_ledger(request: Request) -> int:
     for some in chunks(shards, WRITTEN_TOGETHER):
         request.storage.write({ledger.part_url(shard.key): _part(request, shard) for shard in some})
         count += len(some)
-    request.output.begin(request.job, request.pack, request.manifest.carried, count)
+    request.output.begin(request.job, request.pack, request.manifest.carried, count, 0)
     return count
 
 
