@@ -94,9 +94,9 @@ class Output:
                 columns have other types than theirs.
         """
         earlier = self.read_job()
-        if earlier is None or job.overwrite:
+        if earlier is None:
             return
-        if earlier.job_digest != job.digest(pack.digest):
+        if earlier.job_digest != job.digest(pack.digest) and not job.overwrite:
             raise RequestError(
                 f"{redact_url(self.url)} holds results of other settings "
                 f"({_differences(earlier, job)}); choose another --out, or add --overwrite to "
@@ -117,6 +117,7 @@ class Output:
             rows, gone: as in JobRecord.
         """
         self._storage.delete(join(self.url, "_SUCCESS"))
+        earlier = self.read_job()
         record = JobRecord(
             job=job.model_dump(mode="json") | {"source": redact_url(job.source)},
             job_digest=job.digest(pack.digest),
@@ -142,8 +143,7 @@ class Output:
         self._storage.delete(self.scratch)
 
     def abandon(self) -> None:
-        """Undo what was begun, if nothing else is here."""
-        self._storage.delete(self.scratch)
+        """Remove the folder, if nothing is in it."""
         with suppress(OSError):  # not empty, or not on a disk
             Path(self.url).rmdir()
 
