@@ -57,7 +57,6 @@ def prepare(job: Job) -> Request:
     check_device(job)
     storage = open_storage(job)
     pack = choose_pack(packs_at(job.pack, storage), job.style)
-    job = job.model_copy(update={"pack": "" if pack.path == SHIPPED else str(pack.path)})
     if job.require_rights:
         _check_rights(pack, job)
     storage.check(job.out)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import logging.handlers
 import os
+import socket
 import threading
 import time
 import traceback
@@ -17,10 +18,11 @@ from typing import TYPE_CHECKING
 from pipeline.errors import RequestError, ShardLost, SystemFault
 from pipeline.inhand import Board, Suspects
 from pipeline.job import Job
+from pipeline.output import Output
 from pipeline.results import ShardResult
 from pipeline.run import open_storage
 from pipeline.spool import ShardRef, read_shard
-from pipeline.styles.pack import find_pack
+from pipeline.styles.library import choose_pack, packs_at
 
 if TYPE_CHECKING:
     from pipeline.shard import ShardWorker
@@ -102,7 +104,14 @@ def serve(pipe: int, board: int) -> None:
 def _make_worker(job: Job, threads: int, board: Board) -> ShardWorker:
     from pipeline.shard import ShardWorker
 
-    return ShardWorker(job, find_pack(job.pack), open_storage(job), threads, board)
+    storage = open_storage(job)
+    pack = choose_pack(packs_at(job.pack, storage), job.style)
+    if Output(storage, job.out).require_job().job_digest != job.digest(pack.digest):
+        raise SystemFault(
+            f"the style '{job.style}' is not what it was when this run began: its pack is another "
+            f"one on {socket.gethostname()}, or was replaced meanwhile"
+        )
+    return ShardWorker(job, pack, storage, threads, board)
 
 
 def _do(worker: ShardWorker, ref: ShardRef, suspects: Suspects, line: _Line) -> ShardResult:

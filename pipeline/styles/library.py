@@ -80,5 +80,5 @@ def _fetched(url: str, storage: Storage) -> Path:
     digest = hashlib.sha256(data).hexdigest()
     copy = Path(cache) / "restyle" / "packs" / digest[:16] / url.rsplit("/", 1)[-1]
     if not copy.exists():
-        storage.write({str(copy): data})
+        Storage().write({str(copy): data})
     return copy

@@ -55,6 +55,17 @@ def test_a_wrong_request_is_refused_before_anything_is_written(
     assert not Path(job.out).exists()
 
 
+def test_a_pack_in_a_bucket_is_found_from_anywhere(job: Job, s3: str) -> None:
+    place = f"{s3}/styles/small.safetensors"
+    Storage().write({place: Path(job.pack).read_bytes()})
+    request = prepare(changed(job, pack=place))
+    assert request.pack.names == ["red", "green", "blue"]
+    assert not Path(job.out).exists()
+    assert request.job.pack == place
+    run_job(request.job)
+    assert request.output.require_job().job["pack"] == place
+
+
 def test_the_gpus_of_a_cluster_are_not_looked_for_here(job: Job) -> None:
     there = prepare(changed(job, device="cuda:99", runner="ray"))
     assert there.job.device == "cuda:99"

@@ -19,7 +19,7 @@ from pipeline.results import ShardResult
 from pipeline.spool import ShardRef
 from pipeline.worker import Message, Progress
 from pipeline.workers import WorkerPool, worker_ahead
-from tests.conftest import open_image, write_photos
+from tests.conftest import open_image, write_pack, write_photos
 from tests.pipeline.runs import ledger_of, plan_job
 from tests.processes import is_running, wait_until, workers_of
 
@@ -132,6 +132,21 @@ def test_settings_that_no_worker_can_use_are_a_fault_of_the_system(planned: Plan
     try:
         with pytest.raises(SystemFault, match="cuda:7"):
             pool.run(planned[1][0], ignore)
+    finally:
+        pool.close()
+
+
+def test_another_pack_than_that_of_the_run_is_a_fault_of_the_system(
+    job: Job, tmp_path: Path
+) -> None:
+    mine = tmp_path / "mine.safetensors"
+    mine.write_bytes(Path(job.pack).read_bytes())
+    request, refs = plan_job(job.model_copy(update={"pack": str(mine)}))
+    write_pack(mine, "red", "green")
+    pool = WorkerPool(request.job, ["cpu"])
+    try:
+        with pytest.raises(SystemFault, match="'red' is not what it was when this run began"):
+            pool.run(refs[0], ignore)
     finally:
         pool.close()
 
