@@ -141,6 +141,7 @@ def _do_shards(request: Request, plan: Plan, refs: list[ShardRef], summary: Summ
                     pool.close()  # the other run may have cut its shards elsewhere
                 if summary.stopped:
                     following = None
+                    pool.end()
                 look()
         finally:
             summary.seconds = tracker.seconds

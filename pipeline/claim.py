@@ -13,6 +13,7 @@ import socket
 import threading
 import time
 import uuid
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
@@ -47,6 +48,7 @@ class Claim:
         self._url = join(out, ".restyle-claim")
         self._who = {
             "host": socket.gethostname(),
+            "here": _here(),
             "pid": os.getpid(),
             "started": _started(os.getpid()),
             "since": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -89,14 +91,15 @@ class Claim:
         )
 
     def release(self) -> None:
-        """Give the folder back, if it is ours."""
+        """Give the folder back, if it is ours; where nobody answers it will be found stale."""
         if self._renewing is None:
             return
         self._ended.set()
-        self._renewing.join()
+        self._renewing.join(RENEWED_EVERY)
         self._renewing = None
-        if self._is_ours(self._read()):
-            self._storage.delete(self._url)
+        with suppress(SystemFault):
+            if self._is_ours(self._read()):
+                self._storage.delete(self._url)
 
     def check(self) -> None:
         """See whether the folder is still ours.
@@ -151,16 +154,21 @@ class Claim:
 
 def _has_died(theirs: dict[str, Any]) -> bool:
     """Whether the process that wrote a claim can be seen not to be there."""
-    if theirs.get("host") != socket.gethostname() or not isinstance(theirs.get("pid"), int):
+    if theirs.get("here") != _here() or not isinstance(theirs.get("pid"), int):
         return False
     return theirs.get("started") != _started(theirs["pid"])
 
 
 def _started(pid: int) -> str | None:
-    """When a process of this machine was started, in its own reckoning; None: it is not there."""
+    """When a process that can be seen here was started; None: it is not there."""
     try:
         # After the name, which may have anything in it: proc(5), field 22.
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return boot + ":" + Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except OSError:
         return None
+
+
+def _here() -> str:
+    """Where process ids mean the same: this machine since it was started, or this container."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return f"{boot}:{os.stat('/proc/self/ns/pid').st_ino}"

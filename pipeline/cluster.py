@@ -79,7 +79,7 @@ class RayPool:
         )(do_shard)
         self._free = threading.Semaphore(self.workers)
         self._running: set[Any] = set()
-        self._closed = False
+        self._ending = False
 
     def run(self, ref: ShardRef, on_message: Callable[[Message], None]) -> ShardResult:
         """Do a shard on a node that has room, and wait for it.
@@ -92,7 +92,7 @@ class RayPool:
             SystemFault: something that every shard needs is broken.
         """
         with self._free:
-            if self._closed:
+            if self._ending:
                 raise ShardLost(ENDING)
             answers = self._task.remote(self._job, ref)
             self._running.add(answers)
@@ -105,15 +105,19 @@ class RayPool:
                         raise told
                     on_message(told)
             except RayError as error:
-                reason = ENDING if self._closed else f"{type(error).__name__}: {error}"
+                reason = ENDING if self._ending else f"{type(error).__name__}: {error}"
                 raise ShardLost(f"shard {ref.number}: {reason}") from None
             finally:
                 self._running.discard(answers)
         raise ShardLost(f"shard {ref.number}: its task ended without a result")
 
+    def end(self) -> None:
+        """Begin no shard any more; those under way go on."""
+        self._ending = True
+
     def close(self) -> None:
         """Drop what is under way, and leave the cluster."""
-        self._closed = True
+        self._ending = True
         for answers in list(self._running):
             ray.cancel(answers, force=True)
         ray.shutdown()

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-# Rows that can be seen at once; more than any batch has.
+# Rows that can be seen at once; a batch has more only where the images are tiny.
 SLOTS = 1024
 SLOT = np.dtype([("row", "<i8"), ("until", "<f8")])  # row 0: free; so they count from 1
 BEATS = np.dtype("<i8")

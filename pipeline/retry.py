@@ -50,7 +50,13 @@ def retried(call: Callable[[], Result], patience: float = 0.0) -> Result:
 
 def passes(error: BaseException) -> bool:
     """Whether what failed with ``error`` may succeed when it is tried again."""
-    return has_expired(error) or not isinstance(error, NEVER_PASS)
+    return has_expired(error) or not (isinstance(error, NEVER_PASS) or is_wrong(error))
+
+
+def is_wrong(error: BaseException) -> bool:
+    """Whether nobody was asked, as no bucket can have such a name."""
+    # Of botocore, which takes a while to import and may not be needed.
+    return type(error).__name__ == "ParamValidationError"
 
 
 def has_expired(error: BaseException) -> bool:

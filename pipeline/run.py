@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from pipeline.claim import Claim
 from pipeline.devices import check_device, devices_for, shard_rows
-from pipeline.errors import RequestError
+from pipeline.errors import RequestError, SystemFault
 from pipeline.job import Job
 from pipeline.ledger import RESERVED, Ledger
 from pipeline.manifest import Manifest, open_manifest
@@ -102,10 +102,10 @@ def begin(request: Request, devices: Sequence[str] = ()) -> tuple[Plan, list[Sha
         refs = write_plan(
             request.storage, join(request.output.scratch, "plan"), _shards(request, plan, devices)
         )
-    except BaseException as error:
+    except RequestError:
+        request.output.finish(success=False)
         request.claim.release()
-        if isinstance(error, RequestError):
-            request.output.abandon()
+        request.output.abandon()
         raise
     except BaseException:
         request.claim.release()

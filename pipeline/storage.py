@@ -1,4 +1,4 @@
-"""Bytes in, bytes out: any fsspec URL, retried, put atomically, told without secrets."""
+"""Bytes in, bytes out: any fsspec URL, retried, put atomically."""
 
 from __future__ import annotations
 
@@ -67,6 +67,7 @@ class Storage:
         self._public_web = None if allow_private else cache(public_web)
         self._scratch = Path(scratch) if scratch else None
         self._s3_systems: dict[int, AbstractFileSystem] = {}
+        self._waited_in_vain = False
 
     def open(self, url: str) -> tuple[AbstractFileSystem, str]:
         """The file system of ``url`` and the path on it; of an image in a tar, the tar's.
@@ -190,15 +191,18 @@ class Storage:
         Raises:
             SystemFault: it stays away.
         """
-        until = time.monotonic() + retry.PATIENCE
+        patience = self._patience()
+        until = time.monotonic() + patience
         attempt = 0
         while outage := self._outage(url):
             attempt += 1
-            if attempt == 1:
-                log.warning("%s; waiting for up to %.0f s", outage, retry.PATIENCE)
+            if attempt == 1 and patience:
+                log.warning("%s; waiting for up to %.0f s", outage, patience)
             if time.monotonic() > until:
+                self._waited_in_vain = True
                 raise SystemFault(f"{outage}; nobody answered for {retry.PATIENCE:.0f} s")
             retry.back_off(attempt)
+        self._waited_in_vain = False
         return attempt > 0
 
     def _outage(self, url: str) -> str:
@@ -304,7 +308,9 @@ class Storage:
             raise
 
     def create(self, url: str, data: bytes) -> bool:
-        """Put ``data`` at ``url``, whole, unless something is there; whether it was put.
+        """Put ``data`` at ``url`` unless something is there; whether it was put.
+
+        On a disk others may see it half written.
 
         Raises:
             SystemFault: it could not be written.
@@ -316,14 +322,11 @@ class Storage:
 
     def _create_local(self, path: Path, data: bytes) -> bool:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{uuid.uuid4().hex}.partial")
         try:
-            temporary.write_bytes(data)
-            os.link(temporary, path)  # fails where a rename would replace
+            with path.open("xb") as file:  # not os.link, which memory cards and their like lack
+                file.write(data)
         except FileExistsError:
             return False
-        finally:
-            temporary.unlink(missing_ok=True)
         return True
 
     def delete(self, url: str) -> None:
@@ -431,4 +434,6 @@ def _why_unread(error: Exception) -> RowError:
         return RowError("storage", ABSENT)
     if is_private(error):
         return RowError("input", REFUSED)
+    if retry.is_wrong(error):  # its text has the address, with whatever stands before an @
+        return RowError("input", "there can be no such bucket")
     return RowError("storage", f"cannot be read: {describe(error)}")

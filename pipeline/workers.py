@@ -102,7 +102,7 @@ class WorkerPool:
         self._alive: set[_Process] = set()
         self._suspects: dict[str, Suspects] = {}
         self._lock = threading.Lock()
-        self._closed = False
+        self._ending = False
 
     def run(self, ref: ShardRef, on_message: Callable[[Message], None]) -> ShardResult:
         """Do a shard in a free worker, and wait for it.
@@ -117,6 +117,8 @@ class WorkerPool:
         """
         job, process = self._free.get()
         try:
+            if self._ending:
+                raise ShardLost(ENDING)
             while True:
                 if process is None or not process.is_alive():
                     process = self._start(job, process)
@@ -124,7 +126,7 @@ class WorkerPool:
                 try:
                     return process.run(ref, known, on_message)
                 except WorkerDied as death:
-                    if self._closed:
+                    if self._ending:
                         raise ShardLost(ENDING) from None
                     late = f"decoding takes longer than {job.max_seconds:g} s (--max-seconds)"
                     suspects = known.after_death(death.in_hand, late if death.was_late else "")
@@ -135,17 +137,21 @@ class WorkerPool:
         finally:
             self._free.put((job, process))
 
+    def end(self) -> None:
+        """Begin no shard any more; those under way go on."""
+        self._ending = True
+
     def close(self) -> None:
         """End all processes; what they had not committed is dropped."""
         with self._lock:
-            self._closed = True
+            self._ending = True
             alive, self._alive = self._alive, set()
         for process in alive:
             process.kill()
 
     def _start(self, job: Job, dead: _Process | None) -> _Process:
         with self._lock:
-            if self._closed:
+            if self._ending:
                 raise ShardLost(ENDING)
             if dead:
                 self._alive.discard(dead)

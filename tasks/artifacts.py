@@ -8,6 +8,7 @@ import os
 import re
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from urllib.parse import quote
 from uuid import UUID
 
@@ -18,6 +19,7 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 
+from pipeline.errors import RequestError, SystemFault
 from pipeline.report import contact_sheet, data_uri
 from pipeline.results import Failure, ShardResult, Summary
 from pipeline.run import Request

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from prefect.flows import load_flow_from_entrypoint
 
 from flows.stylize import stylize
+from pipeline import retry
 from pipeline.job import Job
 from pipeline.ledger import Ledger
 from pipeline.results import Summary
@@ -20,6 +22,7 @@ from pipeline.storage import Storage
 from tasks.names import artifact_key, tags_of
 from tasks.progress import Snapshot, watcher
 from tests.conftest import open_image, write_photos
+from tests.pipeline.servers import forward, serving
 
 pytestmark = pytest.mark.usefixtures("prefect")
 
@@ -117,6 +120,35 @@ def test_a_fault_of_the_system_stops_the_run_and_blames_no_image(job: Job) -> No
     assert state.is_failed()
     assert "stopped: cannot write" in state.message
     assert ledger(job) == []
+
+
+def test_a_bucket_that_stays_away_stops_the_run_and_is_what_is_told(
+    job: Job, s3: str, s3_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"PATIENCE": 2.0, "FIRST_DELAY": 0.01}
+    for name, value in settings.items():
+        monkeypatch.setattr(retry, name, value)
+    site = tmp_path / "sitecustomize.py"  # for the workers
+    site.write_text(f"from pipeline import retry\nvars(retry).update({settings})")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with serving(forward(s3_server)) as bucket:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", bucket.url)
+
+        def take_away(snapshot: Snapshot) -> None:
+            if snapshot.done:
+                bucket.away_until = math.inf
+
+        token = watcher.set(take_away)
+        try:
+            summary, state = run(job.model_copy(update={"out": f"{s3}/out", "shard_size": 1}))
+        finally:
+            watcher.reset(token)
+    assert state.is_failed()
+    assert "of 8 stylized; stopped: " in state.message
+    assert "Connection was closed" in state.message
+    assert 1 <= summary.done < 8
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server)
+    assert len(ledger(job.model_copy(update={"out": f"{s3}/out"}))) >= summary.done
 
 
 def test_a_run_whose_folder_another_has_taken_over_stops(

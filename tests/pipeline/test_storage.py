@@ -4,7 +4,7 @@ import math
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
@@ -319,6 +319,39 @@ def test_a_bucket_that_does_not_answer_is_a_fault_of_the_system(
     faulty.faults = 9999
     with pytest.raises(SystemFault, match="s3://photos does not answer"):
         storage.read([Source(join(s3, "x"))])
+
+
+@pytest.mark.parametrize("bucket", ["Not A Bucket!", "id:hunter2@photos"])
+def test_a_bucket_that_cannot_be_is_a_bad_row_and_no_outage(s3: str, bucket: str) -> None:
+    Storage().write({f"{s3}/b": b"two"})
+    start = time.monotonic()
+    wrong, got = Storage().read([Source(f"s3://{bucket}/a"), Source(f"{s3}/b")])
+    assert time.monotonic() - start < 5
+    assert got == b"two"
+    assert isinstance(wrong, RowError)
+    assert (wrong.error_class, wrong.message) == ("input", "there can be no such bucket")
+
+
+def test_who_has_waited_in_vain_does_not_wait_again_until_somebody_answered(
+    faulty_s3: tuple[Faulty, Storage], s3: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retry, "PATIENCE", 3.0)
+    faulty, storage = faulty_s3
+    place = f"{s3}/place"
+
+    def waited(call: Callable[[], object]) -> float:
+        start = time.monotonic()
+        with pytest.raises(SystemFault):
+            call()
+        return time.monotonic() - start
+
+    for _ in range(2):
+        faulty.away_until = math.inf
+        assert waited(lambda: storage.write({place: b"x"})) > 3
+        for call in (lambda: storage.read_one(place), lambda: storage.read([Source(place)])):
+            assert waited(call) < 2
+        faulty.away_until = 0.0
+        storage.write({place: b"x"})
 
 
 def test_a_bucket_that_is_away_for_a_while_is_waited_for(
