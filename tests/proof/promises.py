@@ -108,8 +108,8 @@ PROMISES = [
     ),
     (
         "Shards that are lost (a worker that was killed, a fault that passes) are tried again",
-        "tests/pipeline/test_inhand.py",
-        "test_a_worker_killed_from_outside_costs_no_image",
+        "tests/pipeline/test_workers.py",
+        "test_a_worker_killed_at_work_is_replaced_and_its_shard_done_again",
     ),
     (
         "a fault of the system (no space, no credentials, no device) stops the run",
