@@ -12,12 +12,14 @@ from contextlib import suppress
 from urllib.parse import quote
 from uuid import UUID
 
+import httpx
 from PIL import Image
 from prefect.artifacts import (
     create_markdown_artifact,
     create_progress_artifact,
     update_progress_artifact,
 )
+from prefect.exceptions import PrefectException
 
 from pipeline.errors import RequestError, SystemFault
 from pipeline.report import contact_sheet, data_uri
@@ -56,11 +58,12 @@ class ProgressArtifact:
             return
         self._updated = now
         progress = round(percent, 1)
-        if self._id is None:
-            made = create_progress_artifact(progress, key=self._key, description=text)
-            self._id = made if isinstance(made, UUID) else None
-        else:
-            update_progress_artifact(self._id, progress, description=text)
+        with suppress(httpx.HTTPError, PrefectException):  # it is shown again soon
+            if self._id is None:
+                made = create_progress_artifact(progress, key=self._key, description=text)
+                self._id = made if isinstance(made, UUID) else None
+            else:
+                update_progress_artifact(self._id, progress, description=text)
 
 
 def publish_preview(sheet: Image.Image, text: str) -> None:

@@ -1,9 +1,16 @@
 from __future__ import annotations
 
+import socket
+
 import pytest
+from prefect.settings import (
+    PREFECT_API_URL,
+    PREFECT_CLIENT_MAX_RETRIES,
+    temporary_settings,
+)
 
 from pipeline.results import Failure
-from tasks.artifacts import failures_table, page_of
+from tasks.artifacts import ProgressArtifact, failures_table, page_of
 
 
 @pytest.mark.parametrize(
@@ -41,3 +48,11 @@ def test_names_stay_in_their_cells() -> None:
         r"| a\|b\_\[c\](d)&lt;e&gt; | it 'is' | decode | input "
         r"| [https://example.org/a\|b.jpg](https://example.org/a%7Cb.jpg) |"
     )
+
+
+def test_progress_that_nobody_is_there_to_be_told_is_no_fault() -> None:
+    with socket.socket() as taken:  # and nobody listens
+        taken.bind(("127.0.0.1", 0))
+        away = f"http://127.0.0.1:{taken.getsockname()[1]}/api"
+        with temporary_settings({PREFECT_API_URL: away, PREFECT_CLIENT_MAX_RETRIES: 0}):
+            ProgressArtifact("progress").show(50.0, "half")
