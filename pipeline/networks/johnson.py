@@ -52,7 +52,6 @@ class JohnsonNet(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.config = {"styles": 1}
         self.conv1 = ReflectConv(3, 32, 9)
         self.in1 = nn.InstanceNorm2d(32, affine=True)
         self.conv2 = ReflectConv(32, 64, 3, 2)
