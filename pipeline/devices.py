@@ -17,13 +17,16 @@ from pipeline.job import Job
 # GPU that of the GPU, too: CUDA's own and that of a batch.
 WORKER_MEMORY = {"cpu": 1536, "cuda": 3072}
 
-# Rows of a shard: several seconds of work, beside which the requests for the shard itself are few.
+# Rows of a shard, of 256x256 pixels each: several seconds of work, beside which the requests for
+# the shard itself are few, and which a worker that is killed may lose. Of larger images fewer.
 SHARD_ROWS = {"cpu": 512, "cuda": 2048}
+FEWEST_ROWS = 8
 
 # Pixels of a worker, at least: for fewer it does not pay to start one, which takes some seconds.
 LEAST_OF_WORKER = {"cpu": 256 * 256**2, "cuda": 1024 * 256**2}
 
-# What is taken for the pixels of a photo where nothing tells.
+# What is taken for the pixels of a photo for each byte of its file, and where nothing tells.
+PIXELS_PER_BYTE = 4
 NATIVE_PIXELS = 1024**2
 
 # Where a control group says how much of the processors and memory it may have, version 2 and 1.
@@ -73,16 +76,27 @@ def devices_for(job: Job, rows: int) -> list[str]:
         workers = min(cpu_count(), memory_size() // WORKER_MEMORY[kind])
         if kind == "cuda":
             workers = len(names) * max(1, min(workers // len(names), _room_on_gpu()))
-        pixels = math.prod(job.pixels) if job.pixels else NATIVE_PIXELS
-        workers = min(workers, rows * pixels // LEAST_OF_WORKER[kind])
+        workers = min(workers, int(rows * pixels_of(job) / LEAST_OF_WORKER[kind]))
     return [names[index % len(names)] for index in range(max(1, workers))]
 
 
-def shard_rows(job: Job, devices: Sequence[str]) -> int:
-    """How many rows a shard has at most, on these devices."""
+def shard_rows(job: Job, devices: Sequence[str], file_bytes: float | None = None) -> int:
+    """How many rows a shard has at most, on these devices.
+
+    Args:
+        file_bytes: of a photo's file, on average, if that is known.
+    """
     if job.shard_size != "auto":
         return job.shard_size
-    return SHARD_ROWS[kind_of(devices)]
+    most = SHARD_ROWS[kind_of(devices)]
+    return min(most, max(FEWEST_ROWS, int(most * 256**2 / pixels_of(job, file_bytes))))
+
+
+def pixels_of(job: Job, file_bytes: float | None = None) -> float:
+    """Pixels of a result, on average, as far as can be told without its photo."""
+    if job.pixels:
+        return math.prod(job.pixels)
+    return file_bytes * PIXELS_PER_BYTE if file_bytes else NATIVE_PIXELS
 
 
 def kind_of(devices: Sequence[str]) -> str:

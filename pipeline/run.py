@@ -6,6 +6,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import pyarrow.compute as pc
+
 from pipeline.claim import Claim
 from pipeline.devices import check_device, devices_for, shard_rows
 from pipeline.errors import RequestError, SystemFault
@@ -25,12 +27,17 @@ from pipeline.url import absolute, join
 
 @dataclass(frozen=True)
 class Request:
-    """A job that has been looked at: its places answer, its style is known."""
+    """A job that has been looked at: its places answer, its style is known.
+
+    Args:
+        file_bytes: of a photo's file, on average over the first of them, if that is known.
+    """
 
     job: Job
     storage: Storage
     pack: Pack
     manifest: Manifest
+    file_bytes: float | None
     output: Output
     claim: Claim
 
@@ -63,11 +70,13 @@ def prepare(job: Job) -> Request:
     manifest = open_manifest(
         storage, job.source, out=job.out, reserved=RESERVED, allow_schemes=job.allow_scheme
     )
-    if next(manifest.read(), None) is None:
+    first = next(manifest.read(), None)
+    if first is None:
         raise RequestError(f"{manifest.name} has no images")
     output = Output(storage, job.out)
     output.check(job, pack, manifest.carried)
-    return Request(job, storage, pack, manifest, output, Claim(storage, job.out))
+    file_bytes = pc.mean(first.column("source_size")).as_py()
+    return Request(job, storage, pack, manifest, file_bytes, output, Claim(storage, job.out))
 
 
 def _check_rights(pack: Pack, job: Job) -> None:
@@ -125,7 +134,7 @@ def _shards(request: Request, plan: Plan, devices: Sequence[str] = ()) -> Iterat
         request.digest,
         [card.name for card in cards if card.rights or not job.require_rights],
         plan,
-        shard_rows(job, devices),
+        shard_rows(job, devices, request.file_bytes),
         len(devices),
     )
 

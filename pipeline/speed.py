@@ -8,16 +8,13 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from pipeline.devices import cpu_count, devices_for, kind_of
+from pipeline.devices import cpu_count, devices_for, kind_of, pixels_of
 from pipeline.job import Job
 from pipeline.plan import Plan
 from pipeline.results import Summary
 
 # Pixels a second where nothing has been measured yet: of a core, of a GPU.
 GUESS = {"cpu": 4e6, "cuda": 200e6}
-
-# A photo's pixels for each byte of its file, where only the bytes are known.
-PIXELS_PER_BYTE = 4
 
 # Shorter runs measure the start of the workers.
 MEASURED_SECONDS = 5
@@ -36,13 +33,11 @@ def remember(job: Job, summary: Summary) -> None:
 
 def estimate(job: Job, plan: Plan) -> tuple[float | None, bool]:
     """Seconds that a plan will take, None if nothing tells; and whether that was measured here."""
-    if job.pixels:
-        pixels = plan.left * job.pixels[0] * job.pixels[1]
-    elif plan.left > plan.unknown_sizes:
-        mean_bytes = plan.left_bytes / (plan.left - plan.unknown_sizes)
-        pixels = round(plan.left * mean_bytes * PIXELS_PER_BYTE)
-    else:
+    known_sizes = plan.left - plan.unknown_sizes
+    if not job.pixels and not known_sizes:
         return (None, False) if plan.left else (0.0, True)
+    mean_bytes = plan.left_bytes / known_sizes if known_sizes else None
+    pixels = plan.left * pixels_of(job, mean_bytes)
     devices = devices_for(job, plan.left)
     known = _known().get(_key(job, devices))
     if job.runner == "ray" and known is None:

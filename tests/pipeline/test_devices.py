@@ -36,6 +36,11 @@ def test_as_many_workers_as_asked_for_share_the_device(job: Job) -> None:
 def test_shards_are_larger_on_a_gpu_unless_their_size_is_given(job: Job) -> None:
     auto = job.model_copy(update={"shard_size": "auto"})
     assert shard_rows(auto, ["cuda:0", "cuda:1"]) > shard_rows(auto, ["cpu"]) > 100
+    assert shard_rows(auto, ["cpu"], 5e6) == shard_rows(auto, ["cpu"])
+    sizes = [auto.model_copy(update={"size": size}) for size in ("128", "256", "512", "2048")]
+    assert [shard_rows(one, ["cpu"]) for one in sizes] == [512, 512, 128, 8]
+    native = auto.model_copy(update={"size": "native"})
+    assert [shard_rows(native, ["cpu"], n) for n in (None, 1e5, 5e6)] == [32, 83, 8]
     assert shard_rows(job.model_copy(update={"shard_size": 3}), ["cuda:0"]) == 3
 
 
