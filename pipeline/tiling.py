@@ -23,7 +23,7 @@ from torch import Tensor
 
 from pipeline import room
 from pipeline.codec import Pixels
-from pipeline.networks.inference import FastInference, Layer, phases, relu_
+from pipeline.networks.inference import FastInference, Layer, level_of, phases, relu_
 from pipeline.networks.norm import EPS, WHITE
 
 # Pixels of the image in a strip: enough to be busy with, few enough for the caches.
@@ -33,10 +33,10 @@ Span = tuple[int, int]
 Index = NDArray[np.int64]
 T = TypeVar("T")
 
-# Of the values of a strip: the sum of each channel, that of their squares, and their number.
+# Of the values of a strip: the mean of each channel, the sum of squares around it, their number.
 # Not tensors: small ones that stay, between large ones that go, leave holes in the heap, which
 # came to 5 GB with an image of 900 megapixels.
-Sums = tuple[list[float], list[float], int]
+Moments = tuple[list[float], list[float], int]
 
 
 class StripNetwork:
@@ -63,6 +63,8 @@ class StripNetwork:
         self._network, self._style, self._photo = network, style, photo
         self._threads, self._on_strip = threads, on_strip
         self._dtype = network.dtype
+        given = torch.from_numpy(photo).permute(2, 0, 1)[None]
+        self._level = level_of(given).to(style.device, self._dtype)
         rows, columns = photo.shape[:2]
         self._height, self._width = (
             -(-n // network.stride) * network.stride for n in (rows, columns)
@@ -84,16 +86,16 @@ class StripNetwork:
                 their span; from several threads.
         """
         half, quarter = self._height // 2, self._height // 4
-        self._down1.learn(self._each(half, lambda span: _sums(self._enter(span))))
+        self._down1.learn(self._each(half, lambda span: _moments(self._enter(span))))
         x, a, b = (self._plane() for _ in range(3))
 
         def fill(plane: Tensor, layer: _StripLayer, rows: Callable[[Span], Tensor]) -> None:
             """A layer's result for all rows, and its statistics."""
 
-            def do(span: Span) -> Sums:
+            def do(span: Span) -> Moments:
                 result = layer(rows(span))
                 plane[:, :, slice(*span)] = result
-                return _sums(result)
+                return _moments(result)
 
             layer.learn(self._each(quarter, do))
 
@@ -114,7 +116,7 @@ class StripNetwork:
             fill(a, first, lambda span: self._around(x, span))
             fill(b, second, between)
             self._each(quarter, add)
-        self._up.learn(self._each(half, lambda span: _sums(self._raise(x, span))))
+        self._up.learn(self._each(half, lambda span: _moments(self._raise(x, span))))
         self._each(half, lambda span: finish(*self._leave(x, span)))
 
     def _each(self, rows: int, do: Callable[[Span], T]) -> list[T]:
@@ -150,7 +152,7 @@ class StripNetwork:
         start, stop = span
         pixels = self._photo[self._rows[2 * start : 2 * stop + 4]][:, self._columns]
         given = torch.from_numpy(pixels).to(self._style.device).permute(2, 0, 1)[None]
-        return self._down1(given.to(self._dtype) / WHITE)
+        return self._down1((given.to(self._dtype) - self._level) / WHITE)
 
     def _halve(self, span: Span) -> Tensor:
         """What the second layer needs for rows at a quarter of the resolution."""
@@ -198,15 +200,20 @@ class _StripLayer:
         width = self._layer.border
         return self._layer(F.pad(x, (width, width, 0, 0), mode=border))
 
-    def learn(self, strips: Sequence[Sums]) -> None:
-        """Take in the statistics of the whole result."""
-        totals, squares, counts = zip(*strips, strict=True)
-        count = sum(counts)
-        mean, square = (
-            torch.tensor(part, dtype=torch.float64, device=self._scale.device).sum(0) / count
-            for part in (totals, squares)
+    def learn(self, strips: Sequence[Moments]) -> None:
+        """Take in the statistics of the whole result, of those of its strips.
+
+        As Chan, Golub and LeVeque 1983, eq. 2.1: squares of what is nearly all the same are too
+        large to find by how little they differ.
+        """
+        means, squares, counts = (
+            torch.tensor(part, dtype=torch.float64, device=self._scale.device)
+            for part in zip(*strips, strict=True)
         )
-        slope = self._scale * (square - mean.square() + EPS).rsqrt()
+        shares = (counts / counts.sum())[:, None]
+        mean = (shares * means).sum(0)
+        variance = squares.sum(0) / counts.sum() + (shares * (means - mean).square()).sum(0)
+        slope = self._scale * (variance + EPS).rsqrt()
         self._slope, self._offset = (
             values.float()[None, :, None, None] for values in (slope, self._shift - mean * slope)
         )
@@ -220,10 +227,11 @@ class _StripLayer:
         return relu_(self.normalized(x))
 
 
-def _sums(x: Tensor) -> Sums:
+def _moments(x: Tensor) -> Moments:
     x = x.float()
-    total, squares = x.sum((0, 2, 3)), x.square().sum((0, 2, 3))
-    return total.tolist(), squares.tolist(), x[0, 0].numel()
+    mean = x.mean((0, 2, 3), keepdim=True)
+    squares = (x - mean).square().sum((0, 2, 3))
+    return mean.flatten().tolist(), squares.tolist(), x[0, 0].numel()
 
 
 def _reflected(index: Index, before: int, after: int) -> Index:

@@ -80,7 +80,7 @@ class FastInference:
         def rectified(x: Tensor, layer: Layer) -> Tensor:
             return reflected(relu_(normalized(x, layer)), 1, self.dtype)
 
-        x = reflected(photos, self.down1.border, self.dtype).div_(WHITE)
+        x = reflected(photos, self.down1.border, self.dtype).sub_(level_of(photos)).div_(WHITE)
         x = rectified(self.down1(x), self.down1)
         x = rectified(self.down2(x), self.down2)
         for first, second in self.blocks:
@@ -93,6 +93,17 @@ class FastInference:
     def leave(self, x: Tensor) -> Tensor:
         """The last layer: activations with their border -> (B, 3, H, W)."""
         return pixel_shuffle(F.conv2d(x, self._out, self._bias))
+
+
+def level_of(photos: Tensor) -> Tensor:
+    """About the mean of each channel, a whole number: (B, 3, H, W) uint8 -> (B, 3, 1, 1) float32.
+
+    The first normalization takes away whatever is added to all of a photo, so it may as well be
+    taken away before: the variance of a white page with little on it would be a small difference
+    of large numbers, which torch's group_norm gets wrong for channels_last. What is left is a
+    whole number again, which bfloat16 holds.
+    """
+    return photos[:, :, ::8, ::8].float().mean((2, 3), keepdim=True).round_()
 
 
 def at_small_size(weight: Tensor) -> Tensor:
