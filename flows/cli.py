@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+import tomllib
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,6 +28,7 @@ def _shown(value: Any) -> Any:
 app = App(
     name="restyle",
     help="Stylize whole collections of images.",
+    version=lambda: version("restyle"),
     default_parameter=Parameter(negative=(), show_default=_shown),
     suppress_keyboard_interrupt=False,  # main() has something to say
     result_action="return_value",  # and returns the exit code
@@ -317,13 +320,27 @@ def _with_config(
         Path | None, Parameter(help="TOML file with any of the options; flags win over it.")
     ] = None,
 ) -> Any:
-    if config and not config.is_file():
-        raise RequestError(f"--config {config}: there is no such file")
-    app.config = cyclopts.config.Toml(config, use_commands_as_keys=False) if config else ()
+    app.config = _settings_in(config) if config else ()
     try:
         return app(tokens, exit_on_error=False, print_error=False)
     finally:
         app.config = ()
+
+
+def _settings_in(config: Path) -> cyclopts.config.Dict:
+    if not config.is_file():
+        raise RequestError(f"--config {config}: there is no such file")
+    try:
+        settings = tomllib.loads(config.read_text("utf-8-sig"))  # Windows begins it with a mark
+    except (OSError, ValueError) as error:
+        raise RequestError(f"--config {config} cannot be read: {error}") from error
+    for name in settings:
+        if name in app or isinstance(settings[name], dict):
+            raise RequestError(
+                f"--config {config}: '{name}' is no option; options stand in it by themselves, in "
+                "no section"
+            )
+    return cyclopts.config.Dict(settings, use_commands_as_keys=False, source=str(config))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -348,6 +365,9 @@ def _say(message: str, code: int) -> int:
 
 def _option_errors(error: Exception) -> str:
     """What is wrong with the options, each in one line, in the words of the command line."""
+    if isinstance(error, cyclopts.UnusedCliTokensError):
+        more = error.unused_tokens or []
+        return f"'{more[0]}' is one word too many (of {len(more)}); a glob wants quotes around it"
     cause = error if isinstance(error, ValidationError) else error.__cause__
     if not isinstance(cause, ValidationError):
         return str(error).rstrip(".")

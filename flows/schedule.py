@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
 from prefect.runner import Runner
@@ -36,8 +37,9 @@ def serve_job(job: Job, cron: str, timezone: str, name: str) -> None:
     """
     job = prepare(job).job
     try:
+        ZoneInfo(timezone)
         schedule = Cron(cron, timezone=timezone)
-    except ValueError as error:
+    except (ValueError, ZoneInfoNotFoundError) as error:
         raise RequestError(f"--cron '{cron}' --timezone {timezone}: {error}") from error
     name = name or last_part(job.out)
     what = f"{redact_url(job.source)} to {redact_url(job.out)}"

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -248,7 +249,8 @@ def verify_results(out: str, repair: bool, as_json: bool, storage_option: tuple[
     job = Job.model_validate(verdict.job | {"overwrite": False})
     prepare(job)  # what cannot be done again is not put aside
     put_aside(storage, out, verdict.wrong)
-    return run_job(job)
+    with redirect_stdout(sys.stderr) if as_json else nullcontext():
+        return run_job(job)
 
 
 def _show_verdict(verdict: Verdict, out: str) -> None:

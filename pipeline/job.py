@@ -26,7 +26,9 @@ Count = Literal["auto"] | Annotated[int, Field(ge=1)]
 class Settings(BaseModel):
     """How to stylize, but not what."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", hide_input_in_errors=True, allow_inf_nan=False
+    )
 
     out: str = Field(description="Folder or URL for the results.")
     style: str = Field(
@@ -44,7 +46,9 @@ class Settings(BaseModel):
     variants: int = Field(
         1, ge=1, description="Results for each image; each takes the next of several styles."
     )
-    seed: int = Field(0, description="Decides which of several styles an image gets.")
+    seed: int = Field(
+        0, ge=-(2**63), lt=2**63, description="Decides which of several styles an image gets."
+    )
     limit: int | None = Field(None, ge=1, description="Take only the first so many rows.")
     retry_failed: bool = Field(False, description="Try bad images again, too.")
     overwrite: bool = Field(False, description="Replace results that other settings made.")
@@ -107,6 +111,13 @@ class Settings(BaseModel):
     def _storage_option(cls, options: tuple[str, ...]) -> tuple[str, ...]:
         parse_options(options)
         return options
+
+    @field_validator("out", "source", check_fields=False)
+    @classmethod
+    def _somewhere(cls, place: str) -> str:
+        if not place:
+            raise ValueError("is empty; is a variable of your shell not set?")
+        return place
 
     @field_validator("out", "source", "pack", check_fields=False)
     @classmethod

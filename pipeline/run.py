@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,8 +21,9 @@ from pipeline.results import Summary
 from pipeline.spool import ShardRef, write_plan
 from pipeline.storage import Storage
 from pipeline.styles.library import choose_pack, packs_at
-from pipeline.styles.mix import styles_in
+from pipeline.styles.mix import parse_style, styles_in
 from pipeline.styles.pack import Pack
+from pipeline.text import plural
 from pipeline.url import absolute, join
 
 
@@ -67,12 +69,20 @@ def prepare(job: Job) -> Request:
     if job.require_rights:
         _check_rights(pack, job)
     storage.check(job.out)
+    if os.path.isfile(job.out):
+        raise RequestError(f"--out {job.out} is a file; name a folder")
     manifest = open_manifest(
         storage, job.source, out=job.out, reserved=RESERVED, allow_schemes=job.allow_scheme
     )
     first = next(manifest.read(), None)
     if first is None:
         raise RequestError(f"{manifest.name} has no images")
+    styles = len(parse_style(job.style, pack.names))
+    if job.variants > styles and first.column("style").null_count == len(first):
+        raise RequestError(
+            f"--variants {job.variants}: there are {plural(styles, 'style')} to choose from, so "
+            "some results of an image would be alike; name more: --style wave,starry"
+        )
     output = Output(storage, job.out)
     output.check(job, pack, manifest.carried)
     file_bytes = pc.mean(first.column("source_size")).as_py()

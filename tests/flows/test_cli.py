@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import subprocess
 import sys
@@ -53,6 +54,16 @@ def test_help_needs_neither_torch_nor_prefect() -> None:
         (["status", "{photos}", "--storage-option", "secret=x"], "AWS_ACCESS_KEY_ID"),
         (["report", "{photos}"], "not the output folder"),
         (["run", "{photos}", "--config", "no.toml"], "no.toml"),
+        (["run", "{photos}", "--config", "{photos}/000.jpg"], "000.jpg cannot be read: 'utf-8'"),
+        (["run", "{photos}", "{photos}/b", "--out", "{out}", "--style", "red"], "wants quotes"),
+        (["run", "", "--out", "{out}", "--style", "red"], "SOURCE: is empty"),
+        (["run", "{photos}", "--out", "", "--style", "red"], "--out: is empty"),
+        (["run", "{photos}", "--out", "{photos}/000.jpg", "--style", "red"], "is a file"),
+        (["run", "{photos}", "--out", "{out}", "--style", "red", "--seed", "9" * 20], "--seed"),
+        (["run", "{photos}", "--out", "{out}", "--style", "red", "--max-seconds", "inf"],
+         "--max-seconds"),
+        (["schedule", "{photos}", "--out", "{out}", "--style", "wave", "--cron", "0 3 * * *",
+          "--timezone", "Mars"], "--timezone Mars"),
         (["nosuch"], "nosuch"),
     ],
 )  # fmt: skip
@@ -92,6 +103,22 @@ def test_plan_tells_what_would_be_done_and_does_nothing(
     assert "left to do   8" in text
     assert "shards       2 of up to 4 rows" in text
     assert not Path(job.out).exists()
+
+
+@pytest.mark.parametrize("text", ["[run]\nstrength = 7", "run = 5", "[job]\nstyle = 'red'"])
+def test_sections_of_a_config_file_are_refused(
+    text: str, job: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "job.toml"
+    config.write_text(text)
+    command = ["plan", job.source, "--out", job.out, "--style", "red", "--pack", job.pack]
+    assert main([*command, "--config", str(config)]) == 2
+    assert "job.toml: '" in said(capsys)
+
+
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == importlib.metadata.version("restyle")
 
 
 def test_flags_win_over_the_config_file(job: Job, capsys: pytest.CaptureFixture[str]) -> None:

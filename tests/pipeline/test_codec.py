@@ -80,10 +80,10 @@ def bands() -> Pixels:
     return np.repeat(np.eye(3, dtype=np.uint8) * 250, 100, axis=0)[None].repeat(100, axis=0)
 
 
-def swapped_profile() -> bytes:
-    """sRGB with the primaries of red and blue exchanged."""
+def swapped_profile(name: str = "swap") -> bytes:
+    """sRGB with the primaries of red and blue exchanged, under another name."""
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    profile = profile.replace("sRGB".encode("utf-16-be"), "swap".encode("utf-16-be"))
+    profile = profile.replace("sRGB built-in".encode("utf-16-be"), f"{name:13}".encode("utf-16-be"))
     table = profile[:512].replace(b"rXYZ", b"tmp!").replace(b"bXYZ", b"rXYZ")
     return table.replace(b"tmp!", b"bXYZ") + profile[512:]
 
@@ -284,10 +284,11 @@ def test_half_transparent_is_half_white() -> None:
     assert difference(decode(data, None, LIMIT).pixels, half) <= 1
 
 
-def test_a_profile_other_than_srgb_is_applied() -> None:
+@pytest.mark.parametrize("name", ["swap", "Linear sRGB"])
+def test_a_profile_other_than_srgb_is_applied(name: str) -> None:
     scene = Image.new("RGB", (8, 6), (220, 40, 30))
     plain = decode(saved(scene, "PNG"), None, LIMIT)
-    photo = decode(saved(scene, "PNG", icc_profile=swapped_profile()), None, LIMIT)
+    photo = decode(saved(scene, "PNG", icc_profile=swapped_profile(name)), None, LIMIT)
     assert difference(plain.pixels, (220, 40, 30)) == 0
     assert difference(photo.pixels, (30, 40, 220)) <= 6
 

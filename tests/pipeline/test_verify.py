@@ -208,6 +208,7 @@ def test_the_command_tells_and_repairs(
     assert "--repair" in out
     assert main(["verify", job.out, "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["findings"][0]["path"] == "images/004.jpg"
-    assert main(["verify", job.out, "--repair"]) == 0
+    assert main(["verify", job.out, "--repair", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["done"] == 8  # nothing of the run that follows
     assert Path(job.out, "images", "004.jpg").exists()
     assert main(["verify", job.out]) == 0
