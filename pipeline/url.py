@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from urllib.parse import unquote
 
 from pipeline.errors import RowError
 
@@ -24,6 +25,8 @@ USER = re.compile(r"(?<!\btar)(?<!\babfs)(?<!\babfss)(?<!\baz)(://)[^/\s]+@")
 QUERY = re.compile(r"(?<!\btar)(?<!\bs3)(?<!\bs3a)(://[^?\n]*)(?:\?\S*[^\s'\",.:;)\]}>])?")
 KEY_ID = re.compile(r"(AKIA|ASIA)[A-Z0-9]{12,}")
 
+FILE = re.compile(r"^file://(localhost(?=/))?", re.IGNORECASE)
+
 
 def scheme_of(url: str) -> str:
     """``s3`` of s3://bucket/key, ``file`` of a path; of an image in a tar, that of the tar."""
@@ -36,12 +39,16 @@ def tar_of(url: str) -> str:
     return url.rpartition("::")[2] if url.startswith("tar://") else url
 
 
+def plain_path(url: str) -> str:
+    """The path of a ``file://`` URL, as ``Path.as_uri()`` writes it; any other text as it is."""
+    path = FILE.sub("", url, count=1)
+    return path if path == url else unquote(path)
+
+
 def absolute(url: str) -> str:
     """``url`` without a trailing slash; a local path in full, without ``file://``."""
     if scheme_of(url) == "file":
-        return os.path.abspath(
-            os.path.expanduser(url.removeprefix("file://").removeprefix("local://"))
-        )
+        return os.path.abspath(os.path.expanduser(plain_path(url).removeprefix("local://")))
     return url.rstrip("/")
 
 

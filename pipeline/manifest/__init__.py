@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import posixpath
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -9,7 +10,14 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from pipeline.errors import RequestError
-from pipeline.manifest.listings import is_glob, list_image, list_images, root_of
+from pipeline.manifest.listings import (
+    check_glob,
+    has_image_suffix,
+    is_glob,
+    list_image,
+    list_images,
+    root_of,
+)
 from pipeline.manifest.rows import (
     ROW_SCHEMA,
     carried_schema,
@@ -20,7 +28,7 @@ from pipeline.manifest.rows import (
 from pipeline.manifest.tables import READERS, Table
 from pipeline.manifest.tars import TAR_COLUMNS, expand, is_tar, tar_rows
 from pipeline.storage import Storage
-from pipeline.url import absolute, describe, redact_url, scheme_of
+from pipeline.url import absolute, describe, join, redact_url, scheme_of
 
 
 @dataclass(frozen=True)
@@ -65,6 +73,7 @@ def open_manifest(
     source = absolute(source)
     name = redact_url(source)
     suffix = posixpath.splitext(source)[1].lower()
+    check_glob(source)
     storage.check(source)
     if is_tar(source):
         tars = expand(storage, source)
@@ -73,32 +82,47 @@ def open_manifest(
         carried = carried_schema(_open_table(storage, source)[0], reserved, name)
         allowed = frozenset({scheme_of(source), "s3", *allow_schemes})
         return Manifest(name, carried, lambda: _table(storage, source, carried, allowed))
-    leave_out = _results_below(source, absolute(out)) if out else ""
-    return Manifest(name, pa.schema([]), lambda: _listing(storage, source, leave_out))
+    out = absolute(out) if out else ""
+    return Manifest(name, pa.schema([]), lambda: _listing(storage, source, out))
 
 
-def _results_below(source: str, out: str) -> str:
-    """The folder of results if it is below ``source``, where it would be taken for photos."""
-    root = root_of(source)
-    if root == out or f"{root}/".startswith(f"{out}/images/"):
-        raise RequestError(
-            f"--out {redact_url(out)} would put results among the photos of {redact_url(source)}; "
-            "choose another folder"
-        )
-    return "" if root.startswith(f"{out}/") else out
-
-
-def _listing(storage: Storage, source: str, leave_out: str) -> Iterator[pa.RecordBatch]:
+def _listing(storage: Storage, source: str, out: str) -> Iterator[pa.RecordBatch]:
     fs, path = storage.open(source)
     try:
-        if not is_glob(source) and fs.isfile(path):
-            yield from list_image(storage, source)
-        else:
-            yield from list_images(storage, source, leave_out)
+        if is_glob(source) or not fs.isfile(path):
+            yield from list_images(storage, source, _results_below(root_of(source), out))
+            return
+        if not has_image_suffix(redact_url(source)):
+            raise RequestError(
+                f"{redact_url(source)} is neither an image nor a manifest; SOURCE may be a folder, "
+                "a prefix, a glob, an image (.jpg, .png, ...), a table (.parquet, .csv, .jsonl, "
+                ".txt) or a .tar; unpack anything that is compressed first"
+            )
+        _results_below(folder_of(source), out)
+        yield from list_image(storage, source)
     except FileNotFoundError as error:
         raise RequestError(f"{redact_url(source)} does not exist") from error
     except OSError as error:
         raise RequestError(f"{redact_url(source)} cannot be listed: {describe(error)}") from error
+
+
+def _results_below(root: str, out: str) -> str:
+    """The folder of results if it is below ``root``, where it would be taken for photos."""
+    if not out:
+        return ""
+    real_root, real_out = _real(root), _real(out)
+    if real_root == real_out or f"{real_root}/".startswith(f"{real_out}/images/"):
+        raise RequestError(
+            f"--out {redact_url(out)} would put results among the photos of {redact_url(root)}; "
+            "choose another folder"
+        )
+    # As the listing calls it, which may come to it by way of a link.
+    below = real_out.removeprefix(real_root.rstrip("/") + "/")
+    return join(root, below) if below != real_out else ""
+
+
+def _real(url: str) -> str:
+    return os.path.realpath(url) if scheme_of(url) == "file" else url
 
 
 def _open_table(storage: Storage, source: str) -> Table:

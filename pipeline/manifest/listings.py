@@ -14,10 +14,11 @@ import pyarrow as pa
 from fsspec import AbstractFileSystem
 from fsspec.utils import glob_translate
 
+from pipeline.errors import RequestError
 from pipeline.manifest.rows import listed_rows
 from pipeline.manifest.tables import BATCH_ROWS
 from pipeline.storage import Storage, is_local
-from pipeline.url import S3_SCHEMES, join, scheme_of
+from pipeline.url import S3_SCHEMES, join, redact_url, scheme_of
 
 IMAGE_SUFFIXES = frozenset(
     (".avif", ".bmp", ".dib", ".gif", ".heic", ".heif", ".j2k", ".jfif", ".jp2", ".jpe",
@@ -39,6 +40,15 @@ def is_glob(url: str) -> bool:
     return any(sign in url for sign in "*?[") and not os.path.exists(url)
 
 
+def check_glob(url: str) -> None:
+    """Raise a RequestError for a ``**`` that is not all there is between two slashes."""
+    if is_glob(url) and any("**" in part and part != "**" for part in url.split("/")):
+        raise RequestError(
+            f"{redact_url(url)}: '**' stands for folders, alone between slashes; "
+            "write photos/**/*.jpg"
+        )
+
+
 def root_of(source: str) -> str:
     """The folder or prefix below which all lies that ``source`` may match."""
     if not is_glob(source):
@@ -51,7 +61,8 @@ def list_images(storage: Storage, source: str, leave_out: str) -> Iterator[pa.Re
 
     Args:
         source: absolute. Below a folder only files with an image's suffix count, and nothing
-            hidden; a glob takes what it matches.
+            hidden; a glob takes what it matches. On a disk results of other jobs below it do not
+            count.
         leave_out: the folder of results, which may lie below ``source``.
     """
     root = root_of(source)
@@ -76,9 +87,13 @@ def list_image(storage: Storage, source: str) -> Iterator[pa.RecordBatch]:
     yield listed_rows([file.uri], folder, [file.size], [file.etag])
 
 
+def has_image_suffix(name: str) -> bool:
+    """Whether ``name`` ends as those of images do."""
+    return posixpath.splitext(name)[1].lower() in IMAGE_SUFFIXES
+
+
 def _looks_like_image(uri: str, root: str) -> bool:
-    below = uri[len(root) :]
-    return posixpath.splitext(uri)[1].lower() in IMAGE_SUFFIXES and "/." not in below
+    return has_image_suffix(uri) and "/." not in uri[len(root) :]
 
 
 def files_below(
@@ -107,10 +122,17 @@ def _local_files(
         ordered = sorted(entries, key=lambda entry: entry.name)
     for entry in ordered:
         with suppress(FileNotFoundError):  # it was there a moment ago
+            if above and entry.name == "images" and _is_output(folder):
+                continue
             if entry.is_dir():
                 yield from _local_files(entry.path, wanted, (*above, here))
             elif wanted(entry.path) and entry.is_file():
                 yield _local_file(entry.path)
+
+
+def _is_output(folder: str) -> bool:
+    """Whether a job, of whatever style, has put its results there."""
+    return os.path.isfile(f"{folder}/job.json") and os.path.isdir(f"{folder}/metadata")
 
 
 def _local_file(path: str) -> Found:

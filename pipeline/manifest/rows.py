@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import RequestError
+from pipeline.url import plain_path
 
 ROW_SCHEMA = pa.schema(
     [
@@ -40,7 +41,7 @@ DOT_SEGMENT = r"(^|[/\\])\.\.?($|[/\\])"
 
 
 def carried_schema(schema: pa.Schema, reserved: Iterable[str], name: str) -> pa.Schema:
-    """The manifest's own columns.
+    """The manifest's own columns that hold something.
 
     Args:
         reserved: names that the ledger uses.
@@ -62,7 +63,9 @@ def carried_schema(schema: pa.Schema, reserved: Iterable[str], name: str) -> pa.
                 f"{name}: column '{column}' clashes with the ledger, which has a column of that "
                 "name; rename it in the manifest"
             )
-    return pa.schema([field for field in schema if field.name not in KNOWN])
+    # One that is empty so far has no type, and may well get one in a later run.
+    own = [f for f in schema if f.name not in KNOWN and not pa.types.is_null(f.type)]
+    return pa.schema([field.with_type(_workable(field.type)) for field in own])
 
 
 def rows_of(
@@ -85,6 +88,11 @@ def rows_of(
     uri = _as(columns["uri"], pa.string(), "uri", name)
     _refuse(_blank(uri), f"{name}, row {{}}: the uri is empty", first)
     full = full_uris(uri, base)
+    _refuse(
+        pc.match_substring_regex(full, r"\x00"),
+        f"{name}, row {{}}: the uri has a NUL in it, which no path has; write the uri anew",
+        first,
+    )
     if "id" in columns:
         ids = _as(columns["id"], pa.string(), "id", name)
         _refuse(_blank(ids), f"{name}, row {{}}: the id is empty", first)
@@ -105,7 +113,7 @@ def rows_of(
             _none_if_empty(_as(columns.get("style"), pa.string(), "style", name, len(batch))),
             strength,
             _as(columns.get("seed"), pa.int64(), "seed", name, len(batch)),
-            *[columns[field.name] for field in carried],
+            *[columns[field.name].cast(field.type) for field in carried],
         ],
         schema=pa.schema([*ROW_SCHEMA, *carried]),
     )
@@ -138,7 +146,9 @@ def full_uris(uri: pa.Array, base: str) -> pa.Array:
     """``uri`` with those that are relative put below ``base``; local ones as plain paths."""
     anchored = pc.match_substring_regex(uri, rf"^/|{SCHEME}")
     full = pc.if_else(anchored, uri, pc.binary_join_element_wise(base.rstrip("/"), uri, "/"))
-    full = pc.replace_substring_regex(full, "^file://", "")
+    is_file_url = pc.match_substring_regex(full, "^(?i)file://")
+    if pc.any(is_file_url).as_py():
+        full = pa.array(map(plain_path, full.to_pylist()), pa.string())
     # On S3 '..' and '//' are names like any other, on a disk they are not.
     untidy = pc.and_(
         pc.match_substring_regex(full, rf"{DOT_SEGMENT}|.//"),
@@ -151,6 +161,13 @@ def full_uris(uri: pa.Array, base: str) -> pa.Array:
         for text, bad in zip(full.to_pylist(), untidy.to_pylist(), strict=True)
     ]
     return pa.array(tidied, pa.string())
+
+
+def _workable(kind: pa.DataType) -> pa.DataType:
+    """``kind``, or what to carry it as: Arrow cannot take rows of views."""
+    if kind == pa.string_view():
+        return pa.string()
+    return pa.binary() if kind == pa.binary_view() else kind
 
 
 def _tidy(url: str) -> str:

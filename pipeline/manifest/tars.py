@@ -12,7 +12,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from pipeline.errors import RequestError, RowError
-from pipeline.manifest.listings import IMAGE_SUFFIXES, is_glob
+from pipeline.manifest.listings import has_image_suffix, is_glob
 from pipeline.manifest.rows import ROW_SCHEMA, check_ids
 from pipeline.manifest.tables import BATCH_ROWS
 from pipeline.storage import Source, Storage
@@ -47,7 +47,7 @@ class Member(NamedTuple):
 
 def is_tar(source: str) -> bool:
     """Whether ``source`` is a tar, or a range or glob of tars."""
-    return source.endswith(".tar")
+    return source.lower().endswith(".tar")
 
 
 def expand(storage: Storage, source: str) -> list[str]:
@@ -69,12 +69,12 @@ def tar_rows(storage: Storage, tars: list[str]) -> Iterator[pa.RecordBatch]:
     """Rows of all images in ``tars``; an id is the tar's name without suffix, then the member's."""
     schema = pa.schema([*ROW_SCHEMA, *TAR_COLUMNS])
     for tar in tars:
-        stem = posixpath.basename(tar).removesuffix(".tar")
+        stem = posixpath.splitext(posixpath.basename(tar))[0]
         rows: list[dict[str, object]] = []
         for sample in _samples(storage, [tar]):
             companions = {name: _companion(sample, name) for name in COMPANIONS}
             for member in sample:
-                if posixpath.splitext(member.name)[1].lower() not in IMAGE_SUFFIXES:
+                if not has_image_suffix(member.name):
                     continue
                 rows.append(
                     {
@@ -122,10 +122,19 @@ def _members(storage: Storage, tar: str) -> Iterator[Member]:
     try:
         with fs.open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
             for info in archive:
+                is_companion = info.name.rsplit(".", 1)[-1].lower() in COMPANIONS
+                if _is_hidden(info.name):
+                    continue
+                is_link = info.issym() or info.islnk()
+                if is_link and (is_companion or has_image_suffix(info.name)):
+                    raise RequestError(
+                        f"{redact_url(tar)}: '{info.name}' is a link, without bytes of its own; "
+                        "pack it with tar --dereference --hard-dereference"
+                    )
                 if not info.isfile():
                     continue
                 text = None
-                if info.name.rsplit(".", 1)[-1].lower() in COMPANIONS:
+                if is_companion:
                     content = archive.extractfile(info)
                     text = content.read().decode(errors="replace") if content else None
                 yield Member(info.name, info.offset_data, info.size, text)
@@ -141,6 +150,11 @@ def _members(storage: Storage, tar: str) -> Iterator[Member]:
         raise RequestError(
             f"{redact_url(tar)} cannot be read as a tar: {describe(error)}"
         ) from error
+
+
+def _is_hidden(name: str) -> bool:
+    # A Mac puts ._a.jpg beside a.jpg, which is no image.
+    return any(part.startswith(".") and part not in (".", "..") for part in name.split("/"))
 
 
 def _companion(sample: list[Member], extension: str) -> str | None:

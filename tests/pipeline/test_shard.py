@@ -331,9 +331,9 @@ def test_carried_columns_keep_their_types_and_their_rows(job: Job) -> None:
         "taken": pa.array([datetime(2024, 1, day, tzinfo=UTC) for day in range(1, 9)]),
         "tags": pa.array([[("n", n)] for n in range(8)], pa.map_(pa.string(), pa.int32())),
         "mask": pa.array([bytes([n]) for n in range(8)], pa.binary(1)),
-        "empty": pa.nulls(8),
     }
-    assert run_job(manifest(job, names, **columns)).done == 7
+    # What is empty has no type to keep yet.
+    assert run_job(manifest(job, names, **columns, empty=pa.nulls(8))).done == 7
     table = ledger_of(job.out)
     assert table.column("id").to_pylist() == names
     assert table.column_names == [*LEDGER_SCHEMA.names, *columns]

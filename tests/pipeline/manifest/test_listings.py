@@ -83,6 +83,44 @@ def test_results_may_go_above_the_source(place: str) -> None:
     assert ids(join(place, "set"), out=place) == ["a.jpg"]
 
 
+@pytest.mark.parametrize("source", ["ph", "ph/**/*.jpg"])
+def test_results_of_another_job_below_the_source_are_not_sources(
+    tmp_path: Path, source: str
+) -> None:
+    job = ["ph/wave/job.json", "ph/wave/metadata/0.parquet"]
+    put(str(tmp_path), "ph/a.jpg", "ph/wave/images/a.jpg", "ph/wave/b.jpg", *job)
+    assert ids(tmp_path / source, out=f"{tmp_path}/ph/starry") == ["a.jpg", "wave/b.jpg"]
+
+
+def test_results_may_be_a_source_themselves(tmp_path: Path) -> None:
+    put(str(tmp_path), "wave/images/a.jpg", "wave/job.json", "wave/metadata/0.parquet")
+    assert ids(tmp_path / "wave/images") == ["a.jpg"]
+    assert ids(tmp_path / "wave") == ["images/a.jpg"]
+
+
+@pytest.mark.parametrize("missing", ["job.json", "metadata/0.parquet"])
+def test_a_folder_of_that_name_may_be_somebody_elses(tmp_path: Path, missing: str) -> None:
+    names = {"set/images/a.jpg", "set/job.json", "set/metadata/0.parquet"} - {f"set/{missing}"}
+    put(str(tmp_path), *names)
+    assert ids(tmp_path) == ["set/images/a.jpg"]
+
+
+def test_results_are_left_out_by_whatever_way_they_are_named(tmp_path: Path) -> None:
+    put(str(tmp_path), "ph/a.jpg", "ph/wave/images/a.jpg")
+    (tmp_path / "lnk").symlink_to(tmp_path / "ph")
+    assert ids(tmp_path / "ph", out=f"{tmp_path}/lnk/wave") == ["a.jpg"]
+    assert ids(tmp_path / "lnk", out=f"{tmp_path}/ph/wave") == ["a.jpg"]
+    with pytest.raises(RequestError, match="would put results among the photos"):
+        read_rows(tmp_path / "lnk", out=f"{tmp_path}/ph")
+
+
+def test_results_beside_the_one_photo_are_refused(place: str) -> None:
+    put(place, "set/a.jpg")
+    with pytest.raises(RequestError, match="would put results among the photos"):
+        read_rows(join(place, "set/a.jpg"), out=join(place, "set"))
+    assert ids(join(place, "set/a.jpg"), out=join(place, "set/out")) == ["a.jpg"]
+
+
 @pytest.mark.parametrize("source", ["set", "set/images", "set/images/sub"])
 def test_results_among_the_photos_are_refused(place: str, source: str) -> None:
     with pytest.raises(RequestError, match="would put results among the photos"):
@@ -119,6 +157,12 @@ def test_a_glob_gives_what_it_matches(place: str, pattern: str, expected: list[s
     assert ids(join(place, pattern)) == expected
 
 
+@pytest.mark.parametrize("pattern", ["photos/**.jpg", "x**.tar"])
+def test_a_glob_that_means_nothing_is_refused(place: str, pattern: str) -> None:
+    with pytest.raises(RequestError, match=r"write photos/\*\*/\*\.jpg"):
+        read_rows(join(place, pattern))
+
+
 def test_a_glob_leaves_results_out(place: str) -> None:
     put(place, "a.jpg", "out/images/a.jpg")
     assert ids(join(place, "**/*.jpg"), out=join(place, "out")) == ["a.jpg"]
@@ -127,6 +171,13 @@ def test_a_glob_leaves_results_out(place: str) -> None:
 def test_one_image_is_one_row(place: str) -> None:
     put(place, "set/a.jpg", "set/b.jpg")
     assert ids(join(place, "set/a.jpg")) == ["a.jpg"]
+
+
+@pytest.mark.parametrize("name", ["photos.json", "x.tsv", "x.tar.gz", "x.zip", "notes.md", "empty"])
+def test_one_file_that_is_no_image_is_refused(place: str, name: str) -> None:
+    put(place, name)
+    with pytest.raises(RequestError, match=f"{name} is neither an image nor a manifest"):
+        read_rows(join(place, name))
 
 
 def test_one_image_is_the_same_row_alone_and_in_its_folder(place: str) -> None:
@@ -215,7 +266,13 @@ def test_relative_and_home_paths_are_sources(
     write_photos(tmp_path / "set", 1)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
-    for source in ("set", "./set/../set", "~/set", f"file://{tmp_path}/set"):
+    for source in (
+        "set",
+        "./set/../set",
+        "~/set",
+        f"file://{tmp_path}/set",
+        f"FILE://localhost{tmp_path}/s%65t",
+    ):
         (row,) = read_rows(source).to_pylist()
         assert (row["id"], row["source_uri"]) == ("000.jpg", str(tmp_path / "set/000.jpg"))
 

@@ -35,6 +35,11 @@ def rows_from(base: str = "/set", first: int = 1, **columns: list[object]) -> pa
         ("/set", "/abs/a.jpg", "/abs/a.jpg"),
         ("/set", "/abs/../a.jpg", "/a.jpg"),
         ("/set", "file:///abs/a.jpg", "/abs/a.jpg"),
+        ("/set", "file:///abs/my%20photo%231.jpg", "/abs/my photo#1.jpg"),
+        ("/set", "file://localhost/abs/a.jpg", "/abs/a.jpg"),
+        ("/set", "FILE:///abs/a.jpg", "/abs/a.jpg"),
+        ("/set", "/abs/100%25.jpg", "/abs/100%25.jpg"),
+        ("/set", "my%20photo.jpg", "/set/my%20photo.jpg"),
         ("/set", "s3://bucket/a.jpg", "s3://bucket/a.jpg"),
         ("/set", "s3://bucket/odd//../a.jpg", "s3://bucket/odd//../a.jpg"),
         ("/", "a.jpg", "/a.jpg"),
@@ -106,6 +111,12 @@ def test_a_blank_uri_or_id_is_refused_with_its_row(column: str, blank: str | Non
     columns[column] = ["a", "b", blank]
     with pytest.raises(RequestError, match=f"m.csv, row 13: the {column} is empty"):
         rows_from(first=11, **columns)
+
+
+@pytest.mark.parametrize("uri", ["b\0.jpg", "file:///b%00.jpg"])
+def test_a_uri_that_no_path_can_be_is_refused_with_its_row(uri: str) -> None:
+    with pytest.raises(RequestError, match=r"m\.csv, row 12: the uri has a NUL"):
+        rows_from(first=11, uri=["a.jpg", uri], id=["a", "b"])
 
 
 @pytest.mark.parametrize("strength", [-0.01, 1.01, float("inf"), float("nan")])

@@ -107,7 +107,6 @@ ODD_COLUMNS = {
     "tags": pa.array([[("a", 1)], []], pa.map_(pa.string(), pa.int32())),
     "day": pa.array([date(2024, 5, 1), None]),
     "clock": pa.array([time(12, 30), None], pa.time64("us")),
-    "nothing": pa.nulls(2),
     "naïve name": pa.array([True, False]),
 }
 
@@ -122,6 +121,31 @@ def test_columns_of_all_types_are_carried_as_they_are(tmp_path: Path) -> None:
     rows = read_rows(path).select(carried.column_names)
     assert rows.schema.types == carried.schema.types
     assert rows.to_pylist() == carried.to_pylist()
+
+
+@pytest.mark.parametrize("kind", [pa.string_view(), pa.binary_view()])
+def test_views_are_carried_as_what_arrow_can_take_rows_of(
+    kind: pa.DataType, tmp_path: Path
+) -> None:
+    labels = pa.array(["cat", None]).cast(kind)
+    path = write_parquet(tmp_path / "m.parquet", {"uri": ["a.jpg", "b.jpg"], "label": labels})
+    rows = read_rows(path)
+    assert rows.take(pa.array([1, 0])).column("label").to_pylist() == [None, labels[0].as_py()]
+
+
+@pytest.mark.parametrize("name", ["m.csv", "m.parquet", "m.jsonl"])
+def test_a_column_with_nothing_in_it_has_no_type_to_hold_later_runs_to(
+    name: str, tmp_path: Path
+) -> None:
+    if name == "m.parquet":
+        write_parquet(tmp_path / name, {"uri": ["a.jpg"], "label": pa.nulls(1), "x": [1]})
+    else:
+        text = (
+            '{"uri": "a.jpg", "label": null, "x": 1}' if "json" in name else "uri,label,x\na,,1\n"
+        )
+        write_text(tmp_path / name, text)
+    assert open_manifest(Storage(), str(tmp_path / name)).carried.names == ["x"]
+    assert read_rows(tmp_path / name).column("x").to_pylist() == [1]
 
 
 def test_columns_with_a_meaning_are_read_and_not_carried(tmp_path: Path) -> None:

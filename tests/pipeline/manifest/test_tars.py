@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,41 @@ def test_a_leading_dot_folder_is_not_part_of_an_id(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "x.tar", {"./a.jpg": b"a", "./a.cls": b"1"})
     rows = read_rows(path).to_pydict()
     assert (rows["id"], rows["cls"]) == (["x/a.jpg"], ["1"])
+
+
+def test_what_a_mac_adds_is_neither_an_image_nor_between_an_image_and_its_label(
+    tmp_path: Path,
+) -> None:
+    names = ["./._a.jpg", "./a.jpg", "./._a.cls", "./a.cls", ".cache/b.jpg"]
+    path = write_tar(tmp_path / "x.tar", dict.fromkeys(names, b"1"))
+    rows = read_rows(path).to_pydict()
+    assert (rows["id"], rows["cls"]) == (["x/a.jpg"], ["1"])
+
+
+@pytest.mark.parametrize("kind", [tarfile.LNKTYPE, tarfile.SYMTYPE])
+@pytest.mark.parametrize("name", ["b.jpg", "a.cls"])
+def test_a_link_is_refused_by_name(name: str, kind: bytes, tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "x.tar", {"a.jpg": b"a"})
+    link = tarfile.TarInfo(name)
+    link.type, link.linkname = kind, "a.jpg"
+    with tarfile.open(path, "a") as archive:
+        archive.addfile(link)
+    with pytest.raises(RequestError, match=rf"x\.tar: '{name}' is a link.* tar --dereference"):
+        read_rows(path)
+
+
+def test_a_link_that_is_no_image_does_not_matter(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "x.tar", {"a.jpg": b"a"})
+    link = tarfile.TarInfo("latest")
+    link.type, link.linkname = tarfile.SYMTYPE, "a.jpg"
+    with tarfile.open(path, "a") as archive:
+        archive.addfile(link)
+    assert read_rows(path).column("id").to_pylist() == ["x/a.jpg"]
+
+
+def test_a_suffix_may_be_in_capitals(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "X.TAR", {"a.jpg": b"a"})
+    assert read_rows(path).column("id").to_pylist() == ["X/a.jpg"]
 
 
 def test_a_brace_range_names_tars_in_order(tmp_path: Path) -> None:
