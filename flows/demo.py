@@ -9,6 +9,7 @@ from rich.console import Console
 
 from flows.terminal import run_flow, show_summary
 from pipeline.errors import RequestError
+from pipeline.folder import make_folder
 from pipeline.job import Job
 from pipeline.report import write_report
 from pipeline.run import prepare
@@ -23,14 +24,14 @@ def run_demo(out: str) -> int:
     """Stylize the sample photos and write the page; the exit code.
 
     Raises:
-        RequestError: scikit-image is not installed.
+        RequestError: ``out`` is no folder to write in, or scikit-image is not installed.
     """
-    folder = Path(out)
-    write_samples(folder / "photos")
+    photos = make_folder(f"{out}/photos")
+    write_samples(photos)
     names = find_pack("").names
     job = Job(
-        source=str(folder / "photos"),
-        out=str(folder / "stylized"),
+        source=str(photos),
+        out=str(photos.with_name("stylized")),
         style=",".join(names),
         variants=len(names),
     )

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from flows.terminal import console
 from pipeline.errors import RequestError
+from pipeline.folder import make_folder
 from pipeline.storage import Storage
 from pipeline.styles.library import choose_pack, packs_at
 from pipeline.text import plural
@@ -72,7 +73,6 @@ def train_pack(config: TrainConfig) -> int:
 
     with console.status("reading photos, paintings and the feature network"):
         trainer = Trainer(config)
-    sheet = trainer.pack.with_suffix(".png")
     console.print(
         f"{plural(len(config.images), 'style')}, {plural(len(trainer.content), 'photo')}, on "
         f"{trainer.device}; after a stop the same command goes on from the last checkpoint"
@@ -81,7 +81,7 @@ def train_pack(config: TrainConfig) -> int:
     def draw_sheet() -> None:
         if not console.is_terminal:  # where the bar does not show
             console.print(f"step {trainer.step:,} of {config.all_steps:,}")
-        trainer.preview().save(sheet)
+        trainer.preview().save(trainer.sheet)
 
     columns = (TextColumn("step {task.completed:,}"), BarColumn(bar_width=None),
                TextColumn("{task.fields[text]}"), TimeRemainingColumn())  # fmt: skip
@@ -94,10 +94,10 @@ def train_pack(config: TrainConfig) -> int:
 
         trainer.run(show, draw_sheet)
     draw_sheet()
+    pack, sheet = escape(str(trainer.pack)), escape(str(trainer.sheet))
     console.print(
-        f"[bold green]{escape(str(trainer.pack))}[/] is ready, {escape(str(sheet))} shows it\n"
-        f"  restyle run PHOTOS --out OUT --pack {escape(str(trainer.pack))} "
-        f"--style {config.names[0]}"
+        f"[bold green]{pack}[/] is ready, {sheet} shows it\n"
+        f"  restyle run PHOTOS --out OUT --pack {pack} --style {config.names[0]}"
     )
     return 0
 
@@ -113,6 +113,10 @@ def evaluate_pack(
     from pipeline.training.scores import Scores
 
     pack = find_pack(path)
+    if sheets:
+        given = [Path(place).expanduser().resolve() for place in (paintings, content)]
+        if make_folder(sheets).resolve() in given:
+            raise RequestError(f"--sheets {sheets} has what is scored; give another folder")
     columns = [field.name for field in fields(Scores)]
     table = Table("style", box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for column in columns:
@@ -127,8 +131,7 @@ def evaluate_pack(
             quality |= {"judge": Path(features).name, "size": size, "photos": done.photos}
             cards.append(replace(done.card, quality=quality))
             if sheets:
-                Path(sheets).mkdir(parents=True, exist_ok=True)
-                done.sheet.save(Path(sheets) / f"{name}.jpg", quality=90)
+                done.sheet.save(Path(sheets).expanduser() / f"{name}.jpg", quality=90)
     if save:
         copy_pack(pack, pack.path, cards)
     if as_json:

@@ -28,9 +28,12 @@ TEXT = """{{
 
 
 def main() -> int:
-    """Make the automation."""
-    url = sys.argv[1]
-    hook: Any = Webhook(method="POST", url=SecretStr(url)).save(NAME, overwrite=True)
+    """Make the automation; the exit code."""
+    urls = sys.argv[1:]
+    if len(urls) != 1 or not urls[0].startswith(("http://", "https://")):
+        print("give the hook's URL: python -m infra.notify https://...", file=sys.stderr)
+        return 2
+    hook: Any = Webhook(method="POST", url=SecretStr(urls[0])).save(NAME, overwrite=True)
     put(
         Automation(
             name=NAME,

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from prefect import get_run_logger, task
+from prefect import State, Task, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import TaskRun
 
+from pipeline.errors import RequestError, SystemFault
 from pipeline.text import span
 from pipeline.training.config import TrainConfig
 from pipeline.training.loop import Step, Trainer
 from tasks.artifacts import ProgressArtifact, publish_preview
+
+
+def may_pass(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
+    """Whether to train again: not if the settings are wrong, or it would diverge again."""
+    fault = state.result(raise_on_failure=False)
+    return not isinstance(fault, RequestError | SystemFault)
 
 
 @task(
@@ -19,6 +28,7 @@ from tasks.artifacts import ProgressArtifact, publish_preview
     # It goes on from its last checkpoint.
     retries=2,
     retry_delay_seconds=10,
+    retry_condition_fn=may_pass,
     cache_policy=NO_CACHE,
     persist_result=False,
 )
@@ -26,7 +36,8 @@ def train_network(config: TrainConfig) -> Path:
     """Train, tell how far it is and show what it makes of some photos; the pack.
 
     Raises:
-        RequestError: paintings, photos or the feature network cannot be read.
+        RequestError: paintings, photos or the feature network cannot be read. SystemFault: the
+            training has diverged.
     """
     logger = get_run_logger()
     trainer = Trainer(config)

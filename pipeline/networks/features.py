@@ -12,6 +12,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from pipeline.url import describe
+
 Padding = Literal["zeros", "reflect"]
 
 # torchvision's input normalization, https://pytorch.org/vision/stable/models.html
@@ -107,7 +109,7 @@ def load_features(name: str) -> FeatureNet:
             FeatureNet takes (reflection padding).
 
     Raises:
-        ValueError: neither of these.
+        ValueError: neither of these, or it cannot be downloaded.
     """
     if name in VGG_BLOCKS:
         return FeatureNet(_torchvision_weights(name), padding="zeros")
@@ -123,7 +125,14 @@ def load_features(name: str) -> FeatureNet:
 def _torchvision_weights(name: str) -> dict[str, Tensor]:
     import torchvision.models
 
-    network = torchvision.models.get_model(name, weights="IMAGENET1K_V1")
+    try:
+        network = torchvision.models.get_model(name, weights="IMAGENET1K_V1")
+    except (OSError, RuntimeError) as error:
+        cache = Path(torch.hub.get_dir()) / "checkpoints"
+        raise ValueError(
+            f"{name} cannot be downloaded to {cache}, or is damaged there: {describe(error)}; "
+            "mend that, or give --features FILE"
+        ) from error
     state = network.features.state_dict()
     convs = iter(key.removesuffix(".weight") for key in state if key.endswith(".weight"))
     weights = {

@@ -43,7 +43,7 @@ def add_pack(file: Path, to: str, said: dict[str, Any], storage: Storage) -> Add
         said: fields of the card, if there is one style; ``name`` among them.
 
     Raises:
-        RequestError: it is no pack, does not work, or its names are taken.
+        RequestError: it is no pack, does not work, or its names are taken, or those of its files.
     """
     pack = read_pack(file)
     if said and len(pack.cards) > 1:
@@ -58,9 +58,11 @@ def add_pack(file: Path, to: str, said: dict[str, Any], storage: Storage) -> Add
     folder = absolute(to) if to else str(user_folder())
     stem = cards[0].name if len(cards) == 1 else file.stem
     place, picture = join(folder, f"{stem}.safetensors"), join(folder, f"{stem}.png")
-    if f"{stem}.safetensors" in storage.names(folder):
-        what_to_do = "give --name" if len(cards) == 1 else f"rename {file}"
-        raise RequestError(f"there is {redact_url(place)} already; {what_to_do}")
+    there = storage.names(folder)
+    for path in (place, picture):
+        if path.rsplit("/", 1)[-1] in there:
+            what_to_do = "give --name" if len(cards) == 1 else f"rename {file}"
+            raise RequestError(f"there is {redact_url(path)} already; {what_to_do}")
     sheet = _tried(pack)
     with tempfile.TemporaryDirectory() as scratch:
         copy = Path(scratch) / f"{stem}.safetensors"

@@ -9,15 +9,18 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from pipeline.styles.mix import check_style_name
+from pipeline.url import redact_url
 
 STEPS = 2000
 STEPS_TO_ADD = 200
+
+DEVICE = r"^(auto|cpu|cuda(:\d+)?)$"
 
 
 class TrainSettings(BaseModel):
     """How to train, but not on which paintings."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     content: str = Field(
         description="Photos to practise on: a folder, a manifest or a prefix; a few hundred do."
@@ -74,8 +77,8 @@ class TrainSettings(BaseModel):
     )
     variation_weight: float = Field(0.5, ge=0, description="For experts. More: less pixel noise.")
     learning_rate: float = Field(2e-3, gt=0, description="Of Adam, at its highest.")
-    seed: int = Field(0, description="Of everything that is drawn by lot.")
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="As in run.")
+    seed: int = Field(0, ge=0, le=2**63 - 1, description="Of everything that is drawn by lot.")
+    device: str = Field("auto", pattern=DEVICE, description="As in run.")
     checkpoint_every: int = Field(500, ge=1, description="Steps between two checkpoints.")
 
     @field_validator("out")
@@ -92,6 +95,14 @@ class TrainConfig(TrainSettings):
     """Teach a network the styles of some paintings."""
 
     images: tuple[str, ...] = Field(min_length=1, description="Paintings, one for each style.")
+
+    @field_validator("images", "out", "add_to", "start_from", "features", "cards")
+    @classmethod
+    def _on_this_machine(cls, paths: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        for path in (paths,) if isinstance(paths, str) else paths:
+            if "://" in path:
+                raise ValueError(f"{redact_url(path)} is a URL; give a path on this machine")
+        return paths
 
     @model_validator(mode="after")
     def _one_name_each(self) -> Self:

@@ -37,16 +37,14 @@ class ContentPhotos:
         self._storage = storage
         self._crop = crop
         self._seed = seed
-        self._sources = [
-            Source(uri, offset, size)
-            for batch in open_manifest(storage, source).read()
-            for uri, offset, size in zip(
-                batch.column("source_uri").to_pylist(),
-                batch.column("_source_offset").to_pylist(),
-                batch.column("source_size").to_pylist(),
-                strict=True,
-            )
-        ]
+        try:
+            self._sources = _sources_of(storage, source)
+        except RequestError as error:
+            # Only a job has --allow-scheme: here a photo is read again and again.
+            said, refused, _ = str(error).partition("; if you trust this manifest")
+            if not refused:
+                raise
+            raise RequestError(f"{said}; put the photos into a folder first") from error
         if not self._sources:
             raise RequestError(f"{redact_url(source)} has no photos")
 
@@ -114,3 +112,16 @@ class ContentPhotos:
         crop = image.resize((self._crop, self._crop), Image.Resampling.BICUBIC, box=box)
         pixels = np.array(crop)
         return pixels[:, ::-1] if rng.random() < 0.5 else pixels
+
+
+def _sources_of(storage: Storage, source: str) -> list[Source]:
+    return [
+        Source(uri, offset, size)
+        for batch in open_manifest(storage, source).read()
+        for uri, offset, size in zip(
+            batch.column("source_uri").to_pylist(),
+            batch.column("_source_offset").to_pylist(),
+            batch.column("source_size").to_pylist(),
+            strict=True,
+        )
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from pipeline.networks.features import load_features
 from pipeline.storage import Storage
 from pipeline.styles.pack import Card, Pack
 from pipeline.stylizer import MIN_SIDE, pick_device
+from pipeline.training.config import DEVICE
 from pipeline.training.content import ContentPhotos
 from pipeline.training.paintings import as_input, read_painting
 from pipeline.training.preview import preview
@@ -45,21 +47,28 @@ def evaluate(
             pixels, a multiple of 4 from 32 on.
 
     Raises:
-        RequestError: a painting, the photos or the judge cannot be read, or the size is another.
+        RequestError: a painting, the photos or the judge cannot be read, or the size or the
+            device is another.
     """
     if size % 4 or size < MIN_SIDE:
         raise RequestError(f"--size {size}: give a multiple of 4 from {MIN_SIDE} on")
-    files = [_painting_of(card, Path(paintings).expanduser()) for card in pack.cards]
+    if not re.match(DEVICE, device):
+        raise RequestError(f"--device {device}: give auto, cpu, cuda or cuda:1")
     on = pick_device(device)
+    files = [_painting_of(card, Path(paintings).expanduser()) for card in pack.cards]
+    pictures = [
+        read_painting(str(file), card.training["style_size"])
+        for card, file in zip(pack.cards, files, strict=True)
+    ]
+    photos = ContentPhotos(Storage(), content, size, seed=0).middles(PHOTOS)
+    # Last of what is read: it may have to be downloaded first.
     try:
         judge = load_features(features).to(on)
     except ValueError as error:
         raise RequestError(str(error)) from error
-    photos = ContentPhotos(Storage(), content, size, seed=0).middles(PHOTOS)
     network = pack.load().to(on)
-    mixes = torch.eye(len(files), device=on)[:, None]
-    for card, file, mix in zip(pack.cards, files, mixes, strict=True):
-        painting = read_painting(str(file), card.training["style_size"])
+    mixes = torch.eye(len(pictures), device=on)[:, None]
+    for card, painting, mix in zip(pack.cards, pictures, mixes, strict=True):
         scores = score(network, mix, as_input(photos, on), as_input(painting[None], on), judge)
         sheet = preview(network, mix, [painting], photos[:PHOTOS_ON_SHEET])
         yield Evaluation(card, scores, len(photos), sheet)

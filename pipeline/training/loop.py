@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -18,7 +19,8 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline.codec import Pixels
-from pipeline.errors import RequestError
+from pipeline.errors import RequestError, SystemFault
+from pipeline.folder import make_folder
 from pipeline.networks.fast import FastTransformNet
 from pipeline.networks.features import load_features
 from pipeline.storage import Storage
@@ -52,6 +54,10 @@ MAX_GRADIENT = 10.0
 RANGE_WEIGHT = 2.0
 SMOOTHNESS_WEIGHT = 3.0
 LATTICE_WEIGHT = 10.0
+
+# A style distance of no use: with too high a learning rate it has come back from 200,000, and
+# well above this it ends far from the painting.
+DIVERGED = 1e6
 
 # The average of the weights forgets in about so many steps.
 AVERAGED = 1000
@@ -92,21 +98,30 @@ class Trainer:
     had not been. What is saved is a running average of the weights (Polyak and Juditsky 1992).
 
     Raises:
-        RequestError: paintings, photos, the feature network or a pack cannot be read, or a
-            checkpoint of another run stands where this one's would.
+        RequestError: paintings, photos, the feature network or a pack cannot be read, the pack
+            cannot be written or would replace one of them, or a checkpoint of another run
+            stands where this one's would.
     """
 
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
-        self.pack = Path(config.pack)
+        self.pack = Path(config.pack).expanduser()
+        self.sheet = self.pack.with_suffix(".sheet.png")
         self.checkpoint = self.pack.with_suffix(".checkpoint")
+        _spare_what_is_given(config, [self.pack, self.sheet, self.checkpoint])
         self._said = _read_cards(config)
         self.device = pick_device(config.device)
         self._dtype = pick_dtype("auto", self.device)
         self.cards, network = _beginning(config)
         # The styles that are trained are the last ones.
         self._first = len(self.cards) - len(config.names)
+        self.paintings = [
+            read_painting(image, config.style_size, config.style_scales) for image in config.images
+        ]
         self.content = ContentPhotos(Storage(), config.content, config.crop, config.seed)
+        yardstick = self.content.batch(YARDSTICK, config.all_steps)  # no step's own
+        make_folder(str(self.pack.parent))
+        # Last of what is read: it may have to be downloaded first.
         try:
             features = load_features(config.features)
         except ValueError as error:
@@ -114,10 +129,7 @@ class Trainer:
         if len(features.stages) < len(LAYER_WEIGHTS):
             raise RequestError(f"{config.features} ends at relu4_1: it can judge, but not teach")
         self._features = features.to(self.device).to(memory_format=torch.channels_last)
-        self.paintings = [
-            read_painting(image, config.style_size, config.style_scales) for image in config.images
-        ]
-        self._learn_paintings()
+        self._learn_paintings(yardstick)
         self._network = network.to(self.device).to(memory_format=torch.channels_last)
         if config.add_to:
             self._network.requires_grad_(False)
@@ -135,15 +147,14 @@ class Trainer:
         self._resume()
 
     @torch.no_grad()
-    def _learn_paintings(self) -> None:
+    def _learn_paintings(self, yardstick: Pixels) -> None:
         paintings = [as_input(painting[None], self.device) for painting in self.paintings]
         self._variation = torch.cat([total_variation(painting) for painting in paintings])
         looked_at = [self._look_at(painting) for painting in paintings]
         # For each layer the statistics of all paintings, to be blended by style.
         self._targets = [Statistics.stack(layer) for layer in zip(*looked_at, strict=True)]
         # How far photos are from each painting: the unit of style.
-        crops = self.content.batch(YARDSTICK, self.config.all_steps)  # no step's own
-        photos = self._look_at(as_input(crops, self.device))
+        photos = self._look_at(as_input(yardstick, self.device))
         terms = STYLE_TERMS[self.config.style_loss]
         everyone = torch.eye(len(paintings), device=self.device)
         units = []
@@ -175,11 +186,15 @@ class Trainer:
 
         Args:
             on_step: is told each step's losses. on_checkpoint: that a checkpoint was written.
+
+        Raises:
+            SystemFault: the training has diverged.
         """
         config = self.config
         started = time.monotonic() - self.seconds
         for photos in self.content.batches(config.batch, self.step, config.all_steps):
             losses = self._train_on(photos)
+            self._check_sane(losses)
             self.step += 1
             self.seconds = time.monotonic() - started
             on_step(losses)
@@ -187,7 +202,7 @@ class Trainer:
                 self._save_checkpoint()
                 on_checkpoint()
         cards = self.cards[: self._first] + [self._card(name) for name in config.names]
-        save_pack(self.pack, self.average.eval().cpu(), cards)
+        save_pack(self.pack, self.average, cards)
         self.checkpoint.unlink(missing_ok=True)
 
     def preview(self) -> Image.Image:
@@ -237,6 +252,16 @@ class Trainer:
         means = (values.mean().item() for values in (style, distance, noise))
         return Step(self.step + 1, *means)
 
+    def _check_sane(self, losses: Step) -> None:
+        weights = torch.stack([weight.isfinite().all() for weight in self.average.parameters()])
+        measured = (losses.style, losses.content, losses.variation)
+        finite = all(map(math.isfinite, measured)) and weights.all()
+        if not finite or losses.style > DIVERGED:
+            raise SystemFault(
+                f"the training has diverged at step {losses.number:,}; start it again with a "
+                f"smaller --learning-rate than {self.config.learning_rate:g}"
+            )
+
     def _draw(self, count: int) -> Tensor:
         """Whose style each image of this step gets, (count, styles)."""
         rng = np.random.default_rng((self.config.seed, self.step, 1))
@@ -275,7 +300,6 @@ class Trainer:
             "content_weights": self._content_weights.logarithms,
         }
         partial = self.checkpoint.with_suffix(".partial")
-        partial.parent.mkdir(parents=True, exist_ok=True)
         torch.save(state, partial)
         os.replace(partial, self.checkpoint)
 
@@ -320,6 +344,13 @@ class Trainer:
         return Card(name, **said, training=training)
 
 
+def _spare_what_is_given(config: TrainConfig, written: Sequence[Path]) -> None:
+    """Raise a RequestError if a file to write is one to read."""
+    for given in (*config.images, config.features):
+        if Path(given).expanduser().resolve() in [path.resolve() for path in written]:
+            raise RequestError(f"the training would write over {given}; choose another --out")
+
+
 def _beginning(config: TrainConfig) -> tuple[list[Card], FastTransformNet]:
     """Cards of the styles there will be, those to train last, and a network for them."""
     torch.manual_seed(config.seed)
@@ -349,7 +380,11 @@ def _read_cards(config: TrainConfig) -> dict[str, dict[str, str]]:
     if not config.cards:
         return {}
     try:
-        cards = json.loads(Path(config.cards).expanduser().read_text())
-        return {name: {key: str(value) for key, value in cards[name].items()} for name in cards}
+        read = json.loads(Path(config.cards).expanduser().read_text())
+        cards = {name: {key: str(value) for key, value in read[name].items()} for name in read}
     except (OSError, ValueError, AttributeError, LookupError, TypeError) as error:
         raise RequestError(f"{config.cards} is not a JSON object of cards: {error}") from error
+    for name in config.names:
+        if name not in cards:
+            raise RequestError(f"{config.cards} has no card for '{name}'; add one, or give --name")
+    return cards

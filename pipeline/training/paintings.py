@@ -22,7 +22,7 @@ def read_painting(path: str, size: int, scales: int = 1) -> Pixels:
         scales: sizes at which it will be looked at, each half the last.
 
     Raises:
-        RequestError: it cannot be read, or is too narrow.
+        RequestError: it cannot be read, is too narrow, or is of one colour.
     """
     try:
         pixels = decode(Path(path).expanduser().read_bytes(), None, MAX_PIXELS).pixels
@@ -37,7 +37,10 @@ def read_painting(path: str, size: int, scales: int = 1) -> Pixels:
             f"{path} is {image.width}x{image.height}: scaled to {size} pixels its shorter side is "
             f"below {least}; cut it, or give a larger --style-size"
         )
-    return np.array(image.resize(shape, Image.Resampling.LANCZOS))
+    scaled = np.array(image.resize(shape, Image.Resampling.LANCZOS))
+    if not np.ptp(scaled, axis=(0, 1)).any():
+        raise RequestError(f"{path} is of one colour, which is no style; give a painting")
+    return scaled
 
 
 def as_input(images: Pixels, device: torch.device) -> Tensor:

@@ -10,13 +10,16 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import httpx
 import pytest
 import torch
 from safetensors.torch import load_file
 
+import tasks.training
 from flows.train import train
+from pipeline.errors import RequestError, SystemFault
 from pipeline.styles.pack import read_pack
 from pipeline.training.config import TrainConfig
 from tests.conftest import jpeg, write_photos
@@ -61,6 +64,17 @@ def test_the_flow_shows_how_far_it_is_and_what_it_looks_like(config: Config, pre
         "after 10 of 12 steps", "after 12 of 12 steps", "after 5 of 12 steps",
     ]  # fmt: skip
     assert all("data:image/jpeg;base64," in a["data"] for a in previews)
+
+
+@pytest.mark.parametrize("fault", [RequestError("no painting"), SystemFault("it diverged")])
+def test_what_would_fail_again_is_not_tried_again(
+    config: Config, prefect: str, monkeypatch: pytest.MonkeyPatch, fault: Exception
+) -> None:
+    trainer = Mock(side_effect=fault)
+    monkeypatch.setattr(tasks.training, "Trainer", trainer)
+    settings = TrainConfig.model_validate(config("wrong.safetensors"))
+    assert train(settings, return_state=True).is_failed()
+    assert trainer.call_count == 1
 
 
 def command(settings: dict[str, Any]) -> list[str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from infra import notify
 from tests.pipeline.servers import Answer, serving
 from tests.processes import wait_until
 
@@ -24,6 +25,15 @@ summary = Summary("s3://bucket/out", "wave", 100, 93, 7, 0.05, 93, 7)
 tell_of_failures(summary, 100)
 EventsWorker.drain_all(timeout=10)
 """
+
+
+@pytest.mark.parametrize("arguments", [[], ["hooks.example.com/a"], ["https://a.org", "more"]])
+def test_without_a_url_it_says_what_it_takes(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["notify", *arguments])
+    assert notify.main() == 2
+    assert "python -m infra.notify https://" in capsys.readouterr().err
 
 
 @pytest.mark.slow

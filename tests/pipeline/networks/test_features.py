@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
+from urllib.error import URLError
 
 import pytest
 import torch
@@ -140,6 +142,22 @@ def test_a_block_without_convolutions_is_named() -> None:
     weights = {key: value for key, value in small_weights().items() if "conv4" not in key}
     with pytest.raises(ValueError, match="conv4_1"):
         FeatureNet(weights, "reflect")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [URLError("no route to host"), RuntimeError('invalid hash value (expected "397923af")')],
+)
+def test_weights_that_cannot_be_downloaded_are_said(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    import torchvision.models
+
+    monkeypatch.setattr(torchvision.models, "get_model", Mock(side_effect=error))
+    with pytest.raises(
+        ValueError, match=r"vgg16 cannot be downloaded to .*checkpoints.*--features"
+    ):
+        load_features("vgg16")
 
 
 @pytest.mark.parametrize("name", ["vgg11", "resnet50", "", "missing.safetensors"])

@@ -172,6 +172,17 @@ def test_a_pack_of_the_same_file_name_stays(tmp_path: Path) -> None:
     assert place == str(tmp_path / "elsewhere" / "both.safetensors")
 
 
+def test_a_picture_that_is_there_stays(tmp_path: Path) -> None:
+    pack = make_pack(tmp_path / "one.safetensors", "paint")
+    painting = tmp_path / "own" / "paint.png"
+    painting.parent.mkdir()
+    painting.write_bytes(b"a painting")
+    with pytest.raises(RequestError, match=r"own/paint\.png already; give --name"):
+        add_pack(pack, str(painting.parent), {}, Storage())
+    assert painting.read_bytes() == b"a painting"
+    assert [path.name for path in painting.parent.iterdir()] == ["paint.png"]
+
+
 @pytest.mark.parametrize("name", ["a b", "a,b", "../a", "a:1"])
 def test_a_name_that_cannot_be_is_refused(tmp_path: Path, name: str) -> None:
     pack = make_pack(tmp_path / "one.safetensors", "a")

@@ -105,6 +105,15 @@ def test_an_address_is_told_without_what_lets_one_in(
         photos(tmp_path / "m.txt").batch(2, 0)
 
 
+def test_a_list_of_web_photos_is_refused_without_an_option_that_is_not_there(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "m.txt").write_text("https://a.org/a.jpg")
+    with pytest.raises(RequestError, match=r"'https' is .*; put the photos into a folder") as said:
+        photos(tmp_path / "m.txt")
+    assert "--allow-scheme" not in str(said.value)
+
+
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"no (photos|images)"):
         photos(tmp_path)

@@ -13,12 +13,14 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
-from pipeline.codec import encode
-from pipeline.errors import RequestError
+from flows.studio import train_pack
+from pipeline.codec import Pixels, encode
+from pipeline.errors import RequestError, SystemFault
 from pipeline.networks.johnson import JohnsonNet
 from pipeline.styles.mix import Mix
 from pipeline.styles.pack import read_pack
 from pipeline.stylizer import Stylizer
+from pipeline.training import loop
 from pipeline.training.balance import FIRST
 from pipeline.training.config import TrainConfig
 from pipeline.training.loop import Step, Trainer
@@ -26,6 +28,8 @@ from pipeline.training.paintings import read_painting
 from tests.conftest import jpeg, picture, write_photos
 
 Make = Callable[..., TrainConfig]
+
+FLOATS = ("blends", "content_weight", "variation_weight", "learning_rate")
 
 
 @pytest.fixture(autouse=True)
@@ -80,8 +84,9 @@ def test_a_run_lowers_the_loss(make: Make, tmp_path: Path) -> None:
 
 def test_a_run_writes_a_pack_that_can_be_used(make: Make, tmp_path: Path) -> None:
     cards = {
+        "waves": {},
         "stars": {"title": "The Starry Night", "artist": "van Gogh", "year": 1889,
-                  "rights": "public domain", "source": "oil on canvas", "note": "left out"}
+                  "rights": "public domain", "source": "oil on canvas", "note": "left out"},
     }  # fmt: skip
     (tmp_path / "cards.json").write_text(json.dumps(cards))
     config = make(cards=str(tmp_path / "cards.json"), seed=5)
@@ -350,6 +355,113 @@ def test_bad_cards_are_refused_by_their_name(make: Make, tmp_path: Path, text: s
         Trainer(make(cards=str(path)))
 
 
+def test_cards_without_one_of_the_styles_are_refused(make: Make, tmp_path: Path) -> None:
+    (tmp_path / "cards.json").write_text('{"waves": {}, "Stars": {"rights": "CC0"}}')
+    with pytest.raises(RequestError, match=r"cards\.json has no card for 'stars'"):
+        Trainer(make(cards=str(tmp_path / "cards.json")))
+
+
+def test_a_painting_of_one_colour_is_refused(make: Make, tmp_path: Path) -> None:
+    flat = np.full((80, 90, 3), (10, 90, 200), np.uint8)
+    (tmp_path / "flat.jpg").write_bytes(encode(flat, "jpg", 90))
+    with pytest.raises(RequestError, match=r"flat\.jpg is of one colour"):
+        Trainer(make(images=[str(tmp_path / "flat.jpg")]))
+
+
+@pytest.mark.parametrize("written", ["mine.sheet.png", "mine.checkpoint", "mine.safetensors"])
+def test_no_painting_is_written_over(make: Make, tmp_path: Path, written: str) -> None:
+    (tmp_path / written).write_bytes(jpeg(90, 70))
+    (tmp_path / "link.jpg").symlink_to(tmp_path / written)
+    for name in (written, "link.jpg"):
+        with pytest.raises(RequestError, match=f"would write over .*{name}; choose another --out"):
+            Trainer(make(images=[str(tmp_path / name)], name=("garden",)))
+
+
+def test_the_feature_network_is_not_written_over(make: Make, small_features: str) -> None:
+    with pytest.raises(RequestError, match=r"would write over .*small\.safetensors"):
+        Trainer(make(out=small_features))
+
+
+def test_a_sheet_is_not_called_as_the_painting_is(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "garden.png").write_bytes(before := encode(picture(90, 70), "png", 0))
+    monkeypatch.chdir(tmp_path)
+    assert train_pack(make(images=["garden.png"], out="", steps=1)) == 0
+    assert (tmp_path / "garden.png").read_bytes() == before
+    assert read_pack(tmp_path / "garden.safetensors").names == ["garden"]
+    assert (tmp_path / "garden.sheet.png").exists()
+
+
+def test_a_pack_that_cannot_be_written_is_refused(make: Make, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(RequestError, match="file is no folder to write in"):
+        Trainer(make(out=str(tmp_path / "file" / "mine.safetensors")))
+
+
+@pytest.mark.parametrize("wrong", ["painting", "photos", "photo", "out"])
+def test_the_feature_network_is_fetched_when_all_else_is_there(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str
+) -> None:
+    monkeypatch.setattr(loop, "load_features", lambda _: pytest.fail("fetched"))
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "bad.jpg").write_bytes(b"<html>")
+    settings = {
+        "painting": {"images": [str(tmp_path / "nowhere.jpg")]},
+        "photos": {"content": str(tmp_path / "nowhere")},
+        "photo": {"content": str(tmp_path / "bad")},
+        "out": {"out": str(tmp_path / "bad" / "bad.jpg" / "mine.safetensors")},
+    }[wrong]
+    with pytest.raises(RequestError):
+        Trainer(make(**settings))
+
+
+@pytest.mark.parametrize("learning_rate", [1e6, 1e30])  # to large numbers, and to none
+def test_a_training_that_diverges_ends_and_leaves_nothing(
+    make: Make, tmp_path: Path, learning_rate: float
+) -> None:
+    config = make(learning_rate=learning_rate, steps=40)
+    with pytest.raises(SystemFault, match=r"diverged at step \d+; .* smaller --learning-rate"):
+        train(config)
+    assert not Path(config.pack).exists()
+    checkpoint = tmp_path / "mine.checkpoint"
+    state = torch.load(checkpoint)["average"].values() if checkpoint.exists() else ()
+    assert all(weights.isfinite().all() for weights in state)
+
+
+def test_weights_that_are_no_numbers_are_not_saved(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = Trainer(make())
+    fine = trainer._train_on
+
+    def train_badly(photos: Pixels) -> Step:
+        losses = fine(photos)
+        if losses.number == 2:
+            next(trainer.average.parameters()).view(-1)[0] = float("nan")
+        return losses
+
+    monkeypatch.setattr(trainer, "_train_on", train_badly)
+    with pytest.raises(SystemFault, match="diverged at step 2"):
+        trainer.run(lambda _: None, lambda: None)
+    assert not trainer.checkpoint.exists()
+
+
+def test_to_write_the_pack_leaves_the_network_where_it_is(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last sheet is drawn after it, with the network's photos on the GPU."""
+    monkeypatch.setattr(torch.nn.Module, "cpu", lambda _: pytest.fail("moved"))
+    train(make(steps=1))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_preview_can_be_drawn_after_a_training_on_a_gpu(make: Make) -> None:
+    trainer = Trainer(make(device="cuda"))
+    trainer.run(lambda _: None, lambda: None)
+    assert trainer.preview().size == (7 * 64, 3 * 64)
+
+
 def test_photos_that_are_not_there_are_refused(make: Make, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(RequestError, match="empty"):
@@ -408,6 +520,14 @@ def test_styles_are_called_by_their_files_or_as_told(make: Make) -> None:
         ({"out": "mine.checkpoint"}, r"does not end in \.safetensors"),
         ({"out": "mine.png"}, r"does not end in \.safetensors"),
         ({"style_loss": "mse"}, "style_loss"),
+        ({"seed": -1}, "seed"),
+        ({"seed": 2**63}, "seed"),
+        *(({name: float(value)}, name) for value in ("nan", "inf") for name in FLOATS),
+        *(
+            ({name: f"s3://me:key@b/{name}.safetensors"}, f"s3://b/{name}.* is a URL")
+            for name in ("out", "add_to", "start_from", "features", "cards")
+        ),
+        ({"images": ["https://a.org/wave.jpg"]}, r"https://a\.org/wave\.jpg is a URL"),
         ({"epochs": 3}, "epochs"),
     ],
 )

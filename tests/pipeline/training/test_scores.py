@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -147,6 +148,37 @@ def test_what_cannot_be_scored_is_said(pack: Path, small_features: str, tmp_path
     torch.save(JohnsonNet().state_dict(), tmp_path / "candy.pth")
     with pytest.raises(RequestError, match="card of 'candy' does not say which painting"):
         next(evaluate(read_pack(tmp_path / "candy.pth"), str(folder), *rest))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"--device": "gpu"}, "--device gpu: give auto, cpu"),
+        ({"--sheets": "mine.safetensors"}, "mine.safetensors is no folder to write in"),
+        ({"--sheets": "s3://bucket/sheets"}, "s3://bucket/sheets is a URL"),
+        ({"--sheets": "paintings"}, "--sheets paintings has what is scored"),
+        ({"--sheets": "photos/../photos"}, "has what is scored"),
+        ({"--content": "nowhere"}, "nowhere"),
+        ({"--paintings": "flat"}, "two.png is of one colour"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_said_before_the_judge_is_fetched(
+    pack: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    wrong: dict[str, str],
+    said: str,
+) -> None:
+    folder = pack.parent
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("pipeline.training.evaluate.load_features", lambda _: pytest.fail("late"))
+    (folder / "flat").mkdir()
+    (folder / "flat" / "one.png").write_bytes((folder / "paintings" / "one.png").read_bytes())
+    flat = np.full((80, 70, 3), 99, np.uint8)
+    (folder / "flat" / "two.png").write_bytes(encode(flat, "png", 90))
+    options = {"--paintings": "paintings", "--content": "photos", "--size": "64"} | wrong
+    assert main(["evaluate", str(pack), *(text for each in options.items() for text in each)]) == 2
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("size", [250, 28, 0, -4])
