@@ -152,7 +152,7 @@ class StripNetwork:
         start, stop = span
         pixels = self._photo[self._rows[2 * start : 2 * stop + 4]][:, self._columns]
         given = torch.from_numpy(pixels).to(self._style.device).permute(2, 0, 1)[None]
-        return self._down1((given.to(self._dtype) - self._level) / WHITE)
+        return self._down1(given.to(self._dtype).sub_(self._level).div_(WHITE))
 
     def _halve(self, span: Span) -> Tensor:
         """What the second layer needs for rows at a quarter of the resolution."""
@@ -230,7 +230,7 @@ class _StripLayer:
 def _moments(x: Tensor) -> Moments:
     x = x.float()
     mean = x.mean((0, 2, 3), keepdim=True)
-    squares = (x - mean).square().sum((0, 2, 3))
+    squares = (x - mean).square_().sum((0, 2, 3))
     return mean.flatten().tolist(), squares.tolist(), x[0, 0].numel()
 
 
