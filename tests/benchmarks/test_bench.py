@@ -11,10 +11,10 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from flows.cli import main
 from pipeline.bench import measure
-from pipeline.codec import encode
 from pipeline.styles.mix import Mix
 from pipeline.styles.pack import find_pack
 from pipeline.stylizer import Stylizer
@@ -63,7 +63,10 @@ def test_the_good_afternoon_does_the_same_as_restyle(tmp_path: Path) -> None:
         photo = open_image(path.read_bytes())[None]
         ours = stylizer(photo, [Mix({pack.names[0]: 1.0})], [1.0])[0]
         theirs = open_image((tmp_path / "out" / path.name).read_bytes())
-        assert np.abs(open_image(encode(ours, "jpg", 92)).astype(int) - theirs).mean() < 1
+        # By their encoder: two differ by more than what they are compared for.
+        Image.fromarray(ours).save(tmp_path / "ours.jpg", quality=92)
+        ours = open_image((tmp_path / "ours.jpg").read_bytes())
+        assert np.abs(ours.astype(int) - theirs).mean() < 1
 
 
 def test_files_that_are_no_photos_are_passed_over(tmp_path: Path) -> None:
