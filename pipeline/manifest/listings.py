@@ -7,6 +7,7 @@ import posixpath
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ import pyarrow as pa
 from fsspec import AbstractFileSystem
 from fsspec.utils import glob_translate
 
+from pipeline import retry
 from pipeline.errors import RequestError
 from pipeline.manifest.rows import listed_rows
 from pipeline.manifest.tables import BATCH_ROWS
@@ -146,7 +148,7 @@ def _s3_files(fs: Any, path: str, root: str) -> Iterator[Found]:
     prefix = prefix and prefix + "/"
     request = {"Bucket": bucket, "Prefix": prefix}
     while True:
-        page = fs.call_s3("list_objects_v2", **request)
+        page = retry.retried(partial(fs.call_s3, "list_objects_v2", **request), retry.PATIENCE)
         for item in page.get("Contents", []):
             if not item["Key"].endswith("/"):
                 uri = join(root, item["Key"].removeprefix(prefix))
