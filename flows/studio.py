@@ -115,7 +115,8 @@ def evaluate_pack(
     pack = find_pack(path)
     if sheets:
         given = [Path(place).expanduser().resolve() for place in (paintings, content)]
-        if make_folder(sheets).resolve() in given:
+        folder = make_folder(sheets)
+        if folder.resolve() in given:
             raise RequestError(f"--sheets {sheets} has what is scored; give another folder")
     columns = [field.name for field in fields(Scores)]
     table = Table("style", box=None, padding=(0, 2, 0, 0), pad_edge=False)
@@ -131,7 +132,7 @@ def evaluate_pack(
             quality |= {"judge": Path(features).name, "size": size, "photos": done.photos}
             cards.append(replace(done.card, quality=quality))
             if sheets:
-                done.sheet.save(Path(sheets).expanduser() / f"{name}.jpg", quality=90)
+                done.sheet.save(folder / f"{name}.jpg", quality=90)
     if save:
         copy_pack(pack, pack.path, cards)
     if as_json:

@@ -201,7 +201,7 @@ def show_status(out: str, storage_option: tuple[str, ...]) -> int:
 
     out = absolute(out)
     status = read_status(_storage(storage_option), out)
-    text = f"{status.done:,} of {status.job.rows + status.job.gone:,} stylized"
+    text = f"{status.done:,} of {status.job.ledger_rows:,} stylized"
     if status.failed:
         text += f", {status.failed:,} failed"
     if status.job.gone:

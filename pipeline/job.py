@@ -18,6 +18,8 @@ IDENTITY = {
     "precision",
 }  # fmt: skip
 
+DEVICE = r"^(auto|cpu|cuda(:\d+)?)$"
+
 SECRET_OPTIONS = re.compile(r"secret|token|password|^key$", re.IGNORECASE)
 
 Count = Literal["auto"] | Annotated[int, Field(ge=1)]
@@ -69,9 +71,7 @@ class Settings(BaseModel):
     gpus_per_worker: float = Field(
         1.0, gt=0, description="With --runner ray: GPUs that a worker takes; 0.5: two share one."
     )
-    device: str = Field(
-        "auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:1."
-    )
+    device: str = Field("auto", pattern=DEVICE, description="auto, cpu, cuda or cuda:1.")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="Of the network; auto: bf16 where the device has it."
     )

@@ -40,6 +40,11 @@ class JobRecord(BaseModel):
     styles: dict[str, dict[str, str]]
     versions: dict[str, str]
 
+    @property
+    def ledger_rows(self) -> int:
+        """Rows that the ledger has of these settings when nothing is left to do."""
+        return self.rows + self.gone
+
 
 class Output:
     """OUT.

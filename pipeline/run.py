@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.claim import Claim
@@ -77,12 +78,7 @@ def prepare(job: Job) -> Request:
     first = next(manifest.read(), None)
     if first is None:
         raise RequestError(f"{manifest.name} has no images")
-    styles = len(parse_style(job.style, pack.names))
-    if job.variants > styles and first.column("style").null_count == len(first):
-        raise RequestError(
-            f"--variants {job.variants}: there are {plural(styles, 'style')} to choose from, so "
-            "some results of an image would be alike; name more: --style wave,starry"
-        )
+    _check_variants(job, pack, first)
     output = Output(storage, job.out)
     output.check(job, pack, manifest.carried)
     file_bytes = pc.mean(first.column("source_size")).as_py()
@@ -96,6 +92,15 @@ def _check_rights(pack: Pack, job: Job) -> None:
                 f"--require-rights: the card of '{card.name}' does not say under what rights it "
                 "may be used; restyle styles add FILE --rights ... tells"
             )
+
+
+def _check_variants(job: Job, pack: Pack, rows: pa.RecordBatch) -> None:
+    styles = len(parse_style(job.style, pack.names))
+    if job.variants > styles and rows.column("style").null_count == len(rows):
+        raise RequestError(
+            f"--variants {job.variants}: there are {plural(styles, 'style')} to choose from, so "
+            "some results of an image would be alike; name more: --style wave,starry"
+        )
 
 
 def preview(request: Request) -> Plan:

@@ -61,7 +61,7 @@ class Status:
     @property
     def left(self) -> int:
         """Rows that the ledger does not have yet."""
-        return max(0, self.job.rows + self.job.gone - self.done - self.failed)
+        return max(0, self.job.ledger_rows - self.done - self.failed)
 
 
 def read_status(storage: Storage, out: str) -> Status:

@@ -124,8 +124,12 @@ class Storage:
             "use_listings_cache": False,
         }
 
-    def _patiently(self, url: str, call: Callable[[AbstractFileSystem, str], Any]) -> Any:
-        """What ``call`` returns for the file system of ``url`` and its path; faults may pass."""
+    def patiently(self, url: str, call: Callable[[AbstractFileSystem, str], Any]) -> Any:
+        """What ``call`` returns for the file system of ``url`` and its path.
+
+        It is called again after faults that pass; storage that is away is waited for. Raises what
+        ``call`` raises at last.
+        """
 
         def attempt() -> Any:
             fs, path = self._open(url, 1)
@@ -250,7 +254,7 @@ class Storage:
         """
         with _told("cannot read", url):
             try:
-                data: bytes = self._patiently(url, lambda fs, path: fs.cat_file(path))
+                data: bytes = self.patiently(url, lambda fs, path: fs.cat_file(path))
             except FileNotFoundError:
                 return None
             return data
@@ -276,7 +280,7 @@ class Storage:
             if scheme_of(first) == "file":
                 return self._put_all_local(files, folder)
             waiting = dict(files)
-            self._patiently(first, lambda fs, _: _put_all(fs, waiting))
+            self.patiently(first, lambda fs, _: _put_all(fs, waiting))
         return {}
 
     def _put_all_local(self, files: Mapping[str, bytes], folder: str) -> dict[str, RowError]:
@@ -318,7 +322,7 @@ class Storage:
         with _told("cannot write", url):
             if scheme_of(url) == "file":
                 return self._create_local(Path(absolute(url)), data)
-            return bool(self._patiently(url, lambda fs, path: _put_if_absent(fs, path, data)))
+            return bool(self.patiently(url, lambda fs, path: _put_if_absent(fs, path, data)))
 
     def _create_local(self, path: Path, data: bytes) -> bool:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -336,7 +340,7 @@ class Storage:
             SystemFault: it cannot be removed.
         """
         with _told("cannot remove", url), suppress(FileNotFoundError):
-            self._patiently(url, lambda fs, path: fs.rm(path, recursive=True))
+            self.patiently(url, lambda fs, path: fs.rm(path, recursive=True))
 
     def names(self, url: str) -> list[str]:
         """Names of what lies directly in the folder or prefix ``url``, sorted.
@@ -346,7 +350,7 @@ class Storage:
         """
         found: list[str] = []
         with _told("cannot list", url), suppress(FileNotFoundError):
-            found = self._patiently(url, lambda fs, path: fs.ls(path, detail=False))
+            found = self.patiently(url, lambda fs, path: fs.ls(path, detail=False))
         return sorted(str(name).rstrip("/").rsplit("/", 1)[-1] for name in found)
 
     def check(self, url: str) -> None:

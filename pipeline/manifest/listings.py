@@ -7,7 +7,6 @@ import posixpath
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -15,7 +14,6 @@ import pyarrow as pa
 from fsspec import AbstractFileSystem
 from fsspec.utils import glob_translate
 
-from pipeline import retry
 from pipeline.errors import RequestError
 from pipeline.manifest.rows import listed_rows
 from pipeline.manifest.tables import BATCH_ROWS
@@ -109,8 +107,9 @@ def files_below(
     fs, path = storage.open(root)
     if is_local(fs):
         return _local_files(path, wanted)
-    found = _s3_files if scheme_of(root) in S3_SCHEMES else _other_files
-    return (file for file in found(fs, path, root) if wanted(file.uri))
+    is_s3 = scheme_of(root) in S3_SCHEMES
+    found = _s3_files(storage, path, root) if is_s3 else _other_files(fs, path, root)
+    return (file for file in found if wanted(file.uri))
 
 
 def _local_files(
@@ -142,13 +141,13 @@ def _local_file(path: str) -> Found:
     return Found(path, stat.st_size, str(stat.st_mtime_ns))
 
 
-def _s3_files(fs: Any, path: str, root: str) -> Iterator[Found]:
+def _s3_files(storage: Storage, path: str, root: str) -> Iterator[Found]:
     """Page by page: fsspec's own listing holds the whole prefix in memory."""
     bucket, _, prefix = path.partition("/")
     prefix = prefix and prefix + "/"
     request = {"Bucket": bucket, "Prefix": prefix}
     while True:
-        page = retry.retried(partial(fs.call_s3, "list_objects_v2", **request), retry.PATIENCE)
+        page = storage.patiently(root, lambda fs, _: fs.call_s3("list_objects_v2", **request))
         for item in page.get("Contents", []):
             if not item["Key"].endswith("/"):
                 uri = join(root, item["Key"].removeprefix(prefix))

@@ -8,13 +8,12 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from pipeline.folder import check_here
+from pipeline.job import DEVICE
 from pipeline.styles.mix import check_style_name
-from pipeline.url import redact_url
 
 STEPS = 2000
 STEPS_TO_ADD = 200
-
-DEVICE = r"^(auto|cpu|cuda(:\d+)?)$"
 
 
 class TrainSettings(BaseModel):
@@ -100,8 +99,7 @@ class TrainConfig(TrainSettings):
     @classmethod
     def _on_this_machine(cls, paths: str | tuple[str, ...]) -> str | tuple[str, ...]:
         for path in (paths,) if isinstance(paths, str) else paths:
-            if "://" in path:
-                raise ValueError(f"{redact_url(path)} is a URL; give a path on this machine")
+            check_here(path)
         return paths
 
     @model_validator(mode="after")

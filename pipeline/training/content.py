@@ -11,6 +11,7 @@ from PIL import Image
 from pipeline.codec import Pixels, decode
 from pipeline.errors import RequestError, RowError
 from pipeline.manifest import open_manifest
+from pipeline.manifest.rows import SchemeRefused
 from pipeline.overlap import ahead
 from pipeline.storage import Source, Storage
 from pipeline.url import redact_url
@@ -39,12 +40,9 @@ class ContentPhotos:
         self._seed = seed
         try:
             self._sources = _sources_of(storage, source)
-        except RequestError as error:
+        except SchemeRefused as error:
             # Only a job has --allow-scheme: here a photo is read again and again.
-            said, refused, _ = str(error).partition("; if you trust this manifest")
-            if not refused:
-                raise
-            raise RequestError(f"{said}; put the photos into a folder first") from error
+            raise RequestError(f"{error.what}; put the photos into a folder first") from error
         if not self._sources:
             raise RequestError(f"{redact_url(source)} has no photos")
 

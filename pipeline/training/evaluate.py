@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 
 from pipeline.errors import RequestError
+from pipeline.job import DEVICE
 from pipeline.networks.features import load_features
 from pipeline.storage import Storage
 from pipeline.styles.pack import Card, Pack
 from pipeline.stylizer import MIN_SIDE, pick_device
-from pipeline.training.config import DEVICE
 from pipeline.training.content import ContentPhotos
 from pipeline.training.paintings import as_input, read_painting
 from pipeline.training.preview import preview
