@@ -195,7 +195,7 @@ class Stylizer:
             # Without waiting for what the device is at.
             strength = torch.tensor(strengths).to(self.device, non_blocking=True)
             styled = torch.lerp(given / 255.0, styled, strength[:, None, None, None])
-        result = styled.mul(255.0).round_().to(torch.uint8)
+        result = styled.mul_(255.0).round_().to(torch.uint8)
         return _to_host(result.permute(0, 2, 3, 1).contiguous())
 
     def _weights(self, mixes: Sequence[Mix]) -> Tensor:

@@ -23,8 +23,8 @@ from torch import Tensor
 
 from pipeline import room
 from pipeline.codec import Pixels
-from pipeline.networks.inference import FastInference, Layer, level_of, phases, relu_
-from pipeline.networks.norm import EPS, WHITE
+from pipeline.networks.inference import FastInference, Layer, level_of, lower_, phases, rectify
+from pipeline.networks.norm import EPS
 
 # Pixels of the image in a strip: enough to be busy with, few enough for the caches.
 STRIP_PIXELS = 512 * 1024
@@ -64,7 +64,7 @@ class StripNetwork:
         self._threads, self._on_strip = threads, on_strip
         self._dtype = network.dtype
         given = torch.from_numpy(photo).permute(2, 0, 1)[None]
-        self._level = level_of(given).to(style.device, self._dtype)
+        self._level = level_of(given).to(style.device)
         rows, columns = photo.shape[:2]
         self._height, self._width = (
             -(-n // network.stride) * network.stride for n in (rows, columns)
@@ -152,7 +152,8 @@ class StripNetwork:
         start, stop = span
         pixels = self._photo[self._rows[2 * start : 2 * stop + 4]][:, self._columns]
         given = torch.from_numpy(pixels).to(self._style.device).permute(2, 0, 1)[None]
-        return self._down1(given.to(self._dtype).sub_(self._level).div_(WHITE))
+        x = given.to(self._dtype, memory_format=torch.channels_last)
+        return self._down1(lower_(x, self._level))
 
     def _halve(self, span: Span) -> Tensor:
         """What the second layer needs for rows at a quarter of the resolution."""
@@ -224,7 +225,8 @@ class _StripLayer:
 
     def rectified(self, x: Tensor) -> Tensor:
         """The same, and nothing below 0."""
-        return relu_(self.normalized(x))
+        x = self.normalized(x)
+        return rectify(x, x)
 
 
 def _moments(x: Tensor) -> Moments:

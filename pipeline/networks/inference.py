@@ -54,11 +54,15 @@ class FastInference:
         self.dtype = dtype
         self.stride = network.stride
         self.styles = network.styles.detach()
-        self.down1, self.down2 = as_trained(network.down1), as_trained(network.down2)
+        # Its photos are 0 to 255: a power of two changes no digit of a weight.
+        self.down1 = layer(network.down1, network.down1.conv.weight / WHITE)
+        self.down2 = as_trained(network.down2)
         self.blocks = [(as_trained(one), as_trained(other)) for one, other in network.blocks()]
         self.up = layer(network.up, at_small_size(network.up.conv.weight.detach()))
-        self._out = ready(network.out.weight)
-        self._bias = None if network.out.bias is None else network.out.bias.detach().to(dtype)
+        self._out = ready(phase_by_phase(network.out.weight))
+        self._bias = None
+        if network.out.bias is not None:
+            self._bias = phase_by_phase(network.out.bias).detach().to(dtype)
 
     def __call__(self, photos: Tensor, mix: Tensor) -> Tensor:
         """Stylize a batch.
@@ -78,10 +82,13 @@ class FastInference:
             return conditional_instance_norm(x, style[:, layer.scale], style[:, layer.shift])
 
         def rectified(x: Tensor, layer: Layer) -> Tensor:
-            return reflected(relu_(normalized(x, layer)), 1, self.dtype)
+            x = normalized(x, layer)
+            padded = bordered(x, 1, self.dtype)
+            rectify(x, inside(padded, 1))
+            return reflect_(padded, 1)
 
-        x = reflected(photos, self.down1.border, self.dtype).sub_(level_of(photos)).div_(WHITE)
-        x = rectified(self.down1(x), self.down1)
+        x = reflected(photos, self.down1.border, self.dtype)
+        x = rectified(self.down1(lower_(x, level_of(photos))), self.down1)
         x = rectified(self.down2(x), self.down2)
         for first, second in self.blocks:
             y = rectified(first(x), first)
@@ -104,6 +111,15 @@ def level_of(photos: Tensor) -> Tensor:
     whole number again, which bfloat16 holds.
     """
     return photos[:, :, ::8, ::8].float().mean((2, 3), keepdim=True).round_()
+
+
+def lower_(x: Tensor, level: Tensor) -> Tensor:
+    """Take ``level``, (B, C, 1, 1), away from ``x``, (B, C, H, W), channels last, in place."""
+    batch, channels, height, width = x.shape
+    # Pixel by pixel torch would take away three numbers at a time: row by row it is 8 times as fast.
+    rows = x.permute(0, 2, 3, 1).view(batch, height, width * channels)
+    rows.sub_(level.to(x.dtype).squeeze(3).transpose(1, 2).repeat(1, 1, width))
+    return x
 
 
 def at_small_size(weight: Tensor) -> Tensor:
@@ -135,34 +151,44 @@ def phases(windows: Tensor) -> Tensor:
     return result
 
 
+def phase_by_phase(weight: Tensor) -> Tensor:
+    """(4 C, ...) of a convolution before a pixel shuffle, the phases of a channel side by side ->
+    the channels of a phase side by side.
+    """
+    return weight.unflatten(0, (-1, 4)).transpose(0, 1).flatten(0, 1)
+
+
 def pixel_shuffle(x: Tensor) -> Tensor:
-    """(B, 4 C, H, W) -> (B, C, 2 H, 2 W): torch's, three times as fast on a CPU."""
-    if x.device.type != "cpu":
-        return F.pixel_shuffle(x, 2)
+    """(B, 4 C, H, W), ``phase_by_phase``, channels last -> (B, C, 2 H, 2 W).
+
+    So ordered, what is side by side stays so, and on a CPU it is four times as fast as otherwise.
+    """
     batch, channels, height, width = x.shape
-    result = _empty((batch, channels // 4, 2 * height, 2 * width), x)
-    for channel in range(channels):
-        down, right = divmod(channel % 4, 2)
-        result[:, channel // 4, down::2, right::2] = x[:, channel]
-    return result
+    rows = x.permute(0, 2, 3, 1).unflatten(3, (2, -1)).transpose(2, 3)
+    return rows.reshape(batch, 2 * height, 2 * width, channels // 4).permute(0, 3, 1, 2)
 
 
-def relu_(x: Tensor) -> Tensor:
-    """Rectify ``x`` in place."""
-    if x.device.type != "cpu" or x.dtype != torch.bfloat16:
-        return F.relu_(x)
-    # Negative as bfloat16 is negative as int16, and integers need no widening.
-    x.view(torch.int16).clamp_min_(0)
-    return x
+def rectify(x: Tensor, place: Tensor) -> Tensor:
+    """Write ``x``, and 0 where it is less, to ``place``, which may be ``x``."""
+    given, result = x, place
+    if x.device.type == "cpu" and x.dtype == torch.bfloat16:
+        # Negative as bfloat16 is negative as int16, and integers need no widening.
+        given, result = x.view(torch.int16), place.view(torch.int16)
+    torch.clamp_min(given, 0, out=result)
+    return place
 
 
 def reflected(x: Tensor, width: int, dtype: torch.dtype) -> Tensor:
     """(B, C, H, W) -> (B, C, H + 2 width, W + 2 width), with a border that reflects it."""
-    batch, channels, height, breadth = x.shape
-    shape = (batch, channels, height + 2 * width, breadth + 2 * width)
-    padded = _empty(shape, x, dtype)
+    padded = bordered(x, width, dtype)
     inside(padded, width).copy_(x)
     return reflect_(padded, width)
+
+
+def bordered(x: Tensor, width: int, dtype: torch.dtype) -> Tensor:
+    """Room for what is like ``x``, (B, C, H, W), with a border."""
+    batch, channels, height, breadth = x.shape
+    return _empty((batch, channels, height + 2 * width, breadth + 2 * width), x, dtype)
 
 
 def inside(x: Tensor, width: int) -> Tensor:

@@ -10,10 +10,12 @@ from pipeline.networks.fast import FastTransformNet
 from pipeline.networks.inference import (
     FastInference,
     at_small_size,
+    lower_,
+    phase_by_phase,
     phases,
     pixel_shuffle,
+    rectify,
     reflected,
-    relu_,
     replicate_,
 )
 from pipeline.networks.norm import WHITE
@@ -66,7 +68,17 @@ def test_a_convolution_at_the_small_size_is_that_of_the_upsampled(size: tuple[in
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_shuffle_is_that_of_torch(dtype: torch.dtype) -> None:
     x = torch.randn(2, 12, 5, 7).to(dtype)
-    assert torch.equal(pixel_shuffle(x), F.pixel_shuffle(x, 2))
+    ordered = phase_by_phase(x.transpose(0, 1)).transpose(0, 1)
+    given = ordered.contiguous(memory_format=torch.channels_last)
+    assert torch.equal(pixel_shuffle(given), F.pixel_shuffle(x, 2))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_level_is_taken_from_each_channel_of_each_image(dtype: torch.dtype) -> None:
+    photos, level = torch.randint(0, 256, (2, 3, 5, 7)), torch.randint(0, 256, (2, 3, 1, 1))
+    x = photos.to(dtype).contiguous(memory_format=torch.channels_last)
+    assert lower_(x, level.float()) is x
+    assert torch.equal(x, (photos - level).to(dtype))
 
 
 @pytest.mark.parametrize("dtype", [*DTYPES, torch.uint8])
@@ -83,9 +95,13 @@ def test_borders_are_those_of_torch(width: int, shape: tuple[int, ...], dtype: t
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_relu_is_that_of_torch_and_in_place(dtype: torch.dtype) -> None:
+def test_relu_is_that_of_torch_to_anywhere(dtype: torch.dtype) -> None:
     special = torch.tensor([-0.0, 0.0, 1e-30, -1e-30, 3e38, -3e38, torch.inf, -torch.inf])
     x = torch.cat([torch.randn(1000), special]).to(dtype)
     expected = F.relu(x)
-    assert relu_(x) is x
+    wider = torch.full((len(x), 3), torch.nan, dtype=dtype)
+    rectify(x, wider[:, 1])
+    assert torch.equal(wider[:, 1], expected)
+    assert wider[:, ::2].isnan().all()
+    assert rectify(x, x) is x
     assert torch.equal(x, expected)
