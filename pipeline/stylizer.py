@@ -157,8 +157,12 @@ class Stylizer:
         # (B, H, W, 3) in memory is what channels_last is: no copy.
         given = torch.from_numpy(photos).to(self.device).permute(0, 3, 1, 2)
         height, width = photos.shape[1:3]
-        inputs = _padded(given, self._network.stride)
-        styled = self._network(inputs, self._weights(mixes))[:, :, :height, :width]
+        inputs, mix = _padded(given, self._network.stride), self._weights(mixes)
+        network = self._network
+        if isinstance(network, FastInference) and network.finishes and not self._preserve_colour:
+            result = network.finished(inputs, mix, torch.tensor(strengths))
+            return _to_host(result[:, :, :height, :width].permute(0, 2, 3, 1))
+        styled = network(inputs, mix)[:, :, :height, :width]
         return self._finished(given, styled, strengths)
 
     def _in_strips(

@@ -23,7 +23,8 @@ from torch import Tensor
 
 from pipeline import room
 from pipeline.codec import Pixels
-from pipeline.networks.inference import FastInference, Layer, level_of, lower_, phases, rectify
+from pipeline.networks.eager import level_of, lower_, phases
+from pipeline.networks.inference import FastInference, Layer
 from pipeline.networks.norm import EPS
 
 # Pixels of the image in a strip: enough to be busy with, few enough for the caches.
@@ -75,7 +76,7 @@ class StripNetwork:
         self._half_rows = _reflected(np.arange(self._height // 2), 1, 1)
         self._quarter_rows = _reflected(np.arange(self._height // 4), 1, 1)
         self._down1, self._down2, self._up = (
-            _StripLayer(layer, style) for layer in (network.down1, network.down2, network.up)
+            self._layer(layer) for layer in (network.down1, network.down2, network.up)
         )
 
     def run(self, finish: Callable[[Tensor, Span], None]) -> None:
@@ -105,10 +106,11 @@ class StripNetwork:
         fill(x, self._down2, self._halve)
         self._each(quarter, rectify)
         for block in self._network.blocks:
-            first, second = (_StripLayer(layer, self._style) for layer in block)
+            first, second = (self._layer(layer) for layer in block)
 
             def add(span: Span, layer: _StripLayer = second) -> None:
-                x[:, :, slice(*span)] += layer.normalized(self._rows_of(b, span))
+                rows = slice(*span)
+                x[:, :, rows] = x[:, :, rows].float() + layer.normalized(self._rows_of(b, span))
 
             def between(span: Span, layer: _StripLayer = first) -> Tensor:
                 return layer.rectified(self._around(a, span))
@@ -118,6 +120,9 @@ class StripNetwork:
             self._each(quarter, add)
         self._up.learn(self._each(half, lambda span: _moments(self._raise(x, span))))
         self._each(half, lambda span: finish(*self._leave(x, span)))
+
+    def _layer(self, layer: Layer) -> _StripLayer:
+        return _StripLayer(layer, self._style.to(self._network.style_dtype))
 
     def _each(self, rows: int, do: Callable[[Span], T]) -> list[T]:
         """``do`` for all strips of the image at a resolution with so many rows."""
@@ -191,9 +196,7 @@ class _StripLayer:
 
     def __init__(self, layer: Layer, style: Tensor) -> None:
         self._layer = layer
-        # Rounded as conditional_instance_norm rounds them.
-        rounded = style.to(layer.weight.dtype).double()
-        self._scale, self._shift = rounded[layer.scale], rounded[layer.shift]
+        self._scale, self._shift = style[layer.scale].double(), style[layer.shift].double()
         self._slope = self._offset = self._shift
 
     def __call__(self, x: Tensor, border: str = "reflect") -> Tensor:
@@ -220,13 +223,12 @@ class _StripLayer:
         )
 
     def normalized(self, x: Tensor) -> Tensor:
-        """Rows of the result by the statistics of all of it, scaled and shifted."""
-        return torch.addcmul(self._offset, x.float(), self._slope).to(x.dtype)
+        """Rows of the result by the statistics of all of it, scaled and shifted, float32."""
+        return torch.addcmul(self._offset, x.float(), self._slope)
 
     def rectified(self, x: Tensor) -> Tensor:
         """The same, and nothing below 0."""
-        x = self.normalized(x)
-        return rectify(x, x)
+        return self.normalized(x).clamp_min_(0).to(x.dtype)
 
 
 def _moments(x: Tensor) -> Moments:

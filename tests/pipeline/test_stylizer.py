@@ -253,12 +253,12 @@ def crowded(pack: str) -> tuple[Stylizer, list[bool]]:
     held: list[bool] = []
 
     class RoomForTwo(FastInference):
-        def __call__(self, photos: torch.Tensor, mix: torch.Tensor) -> torch.Tensor:
+        def activations(self, photos: torch.Tensor, mix: torch.Tensor) -> torch.Tensor:
             held.extend(batch() is not None for batch in last)
             last[:] = [weakref.ref(photos)]
             if len(photos) > 2 or photos.shape[-1] > 100:
                 raise torch.OutOfMemoryError("CUDA out of memory")
-            return super().__call__(photos, mix)
+            return super().activations(photos, mix)
 
     stylizer._network.__class__ = RoomForTwo
     return stylizer, held
@@ -308,7 +308,7 @@ def test_a_large_image_is_done_in_strips(
     whole = stylizer(photos, mixes, strengths)
     monkeypatch.setitem(IN_ONE_PIECE, "cpu", 300 * 200)
     calls: list[int] = []
-    monkeypatch.setattr(FastInference, "__call__", lambda *_: calls.append(1))
+    monkeypatch.setattr(FastInference, "activations", lambda *_: calls.append(1))
     assert difference(stylizer(photos, mixes, strengths), whole) <= 1
     assert not calls
 

@@ -1,0 +1,305 @@
+"""The steps between the convolutions of FastInference on a CPU, each in as few passes as it takes.
+
+torch does one thing after the other, and each reads and writes memory for itself: statistics,
+normalization, rectification, the copy to where the next convolution's border is. Here the first
+two passes over an image do it all, compiled by Numba for the processor at hand and kept beside
+this file, or below the user's cache. Statistics and sums are float32, whatever the activations
+are; those of a step add up in the same order whatever else is in the batch.
+
+Of bfloat16 Numba knows nothing: its arrays hold the bits, as uint16. Activations are (B, H, W C)
+for it, a row's numbers one after the other, so that loops are long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar, cast
+
+import numba
+import numpy as np
+import torch
+from numba import types
+from numba.extending import overload
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.networks.eager import bordered, empty, level_of
+from pipeline.networks.norm import EPS
+
+Array = NDArray[Any]  # float32, or bfloat16 as uint16
+Floats = NDArray[np.float32]
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+# Rows whose mean is taken for the level of all: sums of squares around it are precise.
+SAMPLED_ROWS = 4
+
+
+def entered(photos: Tensor, border: int, dtype: torch.dtype) -> Tensor:
+    """As eager.entered."""
+    result = bordered(photos, border, dtype)
+    given = photos.contiguous(memory_format=torch.channels_last)
+    _enter(_rows(given), level_of(photos).flatten(1).numpy(), border, _rows(result))
+    return result
+
+
+def rectified(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """As eager.rectified."""
+    result = bordered(x, 1, x.dtype)
+    _rectify(_rows(x), scale.numpy(), shift.numpy(), _rows(result))
+    return result
+
+
+def add_(x: Tensor, y: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """As eager.add_."""
+    _add(_rows(x), _rows(y), scale.numpy(), shift.numpy())
+    return x
+
+
+def raised(windows: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """As eager.raised."""
+    batch, channels, height, width = windows.shape
+    shape = (batch, channels // 4, 2 * height, 2 * width)
+    result = empty(shape, windows)
+    _raise(_rows(windows), scale.numpy(), shift.numpy(), _rows(result))
+    return result
+
+
+def finished(x: Tensor, photos: Tensor, strengths: Tensor) -> Tensor:
+    """Results from what the last convolution makes of photos.
+
+    Args:
+        x: (B, 12, H / 2, W / 2), phase by phase, in 0..1 but not clamped.
+        photos: (B, 3, H, W) uint8.
+        strengths: (B,) float32, 0 (the photo) to 1.
+
+    Returns:
+        (B, 3, H, W) uint8, channels last.
+    """
+    given = photos.contiguous(memory_format=torch.channels_last)
+    result = torch.empty_like(given)
+    _finish(_rows(x), _rows(given), strengths.numpy(), _rows(result))
+    return result
+
+
+def _rows(x: Tensor) -> Array:
+    """(B, C, H, W), channels last -> (B, H, W C), the same memory."""
+    batch, channels, height, width = x.shape
+    rows = x.permute(0, 2, 3, 1).view(batch, height, width * channels)
+    return rows.view(torch.uint16).numpy() if x.dtype == torch.bfloat16 else rows.numpy()
+
+
+def _compiled(function: Function) -> Function:
+    # A product and a sum may be one instruction, and -0 be 0; else it is as it is written.
+    made = partial(
+        numba.njit, function, nogil=True, error_model="numpy", fastmath={"contract", "nsz"}
+    )
+    try:
+        return cast(Function, made(cache=True))
+    except RuntimeError:  # there is nowhere to keep it
+        return cast(Function, made())
+
+
+def _wide(value: Any) -> Any:
+    """A value of activations as float32."""
+
+
+def _narrow(value: Any, place: Array) -> Any:
+    """A float32 as ``place`` has them."""
+
+
+@overload(_wide, inline="always", strict=False)
+def _wide_of(value: types.Type) -> Callable[[Any], Any]:
+    if value == types.uint16:
+        return lambda value: np.uint32(np.uint32(value) << np.uint32(16)).view(np.float32)
+    return lambda value: value
+
+
+@overload(_narrow, inline="always", strict=False)
+def _narrow_of(value: types.Type, place: types.Array) -> Callable[[Any, Any], Any]:
+    if place.dtype == types.uint16:
+        # To the nearest; what lies in the middle, which is rare, away from 0.
+        return lambda value, place: np.uint16(
+            (np.float32(value).view(np.uint32) + np.uint32(0x8000)) >> np.uint32(16)
+        )
+    return lambda value, place: value
+
+
+@_compiled
+def _folded(row: Floats, channels: int) -> NDArray[np.float64]:
+    """The sum for each channel of a row of numbers."""
+    result = np.zeros(channels)
+    for start in range(0, len(row), channels):
+        for c in range(channels):
+            result[c] += row[start + c]
+    return result
+
+
+@_compiled
+def _tile(values: NDArray[np.float64], row: Floats) -> None:
+    """Repeat ``values`` all over ``row``."""
+    channels = len(values)
+    for c in range(channels):
+        row[c] = values[c]
+    for start in range(channels, len(row), channels):
+        for c in range(channels):
+            row[start + c] = row[c]
+
+
+@_compiled
+def _learn(x: Array, scale: Floats, shift: Floats, slope: Floats, offset: Floats) -> None:
+    """What normalizing (H, W C) multiplies each number of a row with, and what it adds then."""
+    height, length = x.shape
+    channels = len(scale)
+    total = np.zeros(length, np.float32)
+    squares = np.zeros(length, np.float32)
+    for i in range(SAMPLED_ROWS):
+        row = x[height * (2 * i + 1) // (2 * SAMPLED_ROWS)]
+        for k in range(length):
+            total[k] += _wide(row[k])
+    level = _folded(total, channels) * (channels / (SAMPLED_ROWS * length))
+    _tile(level, offset)
+    total[:] = 0
+    fours = height - height % 4
+    for y in range(0, fours, 4):
+        row0, row1, row2, row3 = x[y], x[y + 1], x[y + 2], x[y + 3]
+        for k in range(length):
+            a, b = _wide(row0[k]) - offset[k], _wide(row1[k]) - offset[k]
+            c, d = _wide(row2[k]) - offset[k], _wide(row3[k]) - offset[k]
+            total[k] += (a + b) + (c + d)
+            squares[k] += (a * a + b * b) + (c * c + d * d)
+    for y in range(fours, height):
+        row = x[y]
+        for k in range(length):
+            a = _wide(row[k]) - offset[k]
+            total[k] += a
+            squares[k] += a * a
+    count = height * length / channels
+    mean = _folded(total, channels) / count
+    variance = np.maximum(_folded(squares, channels) / count - mean * mean, 0.0)
+    factor = scale / np.sqrt(variance + EPS)
+    mean += offset[:channels]
+    _tile(factor, slope)
+    _tile(shift - mean * factor, offset)
+
+
+@_compiled
+def _border(x: Array, channels: int) -> None:
+    """Make the border of (H + 2, (W + 2) C) a reflection of what is within."""
+    last, right = len(x) - 1, x.shape[1] - channels
+    for y in range(1, last):
+        for c in range(channels):
+            x[y, c] = x[y, 2 * channels + c]
+            x[y, right + c] = x[y, right - 2 * channels + c]
+    x[0] = x[2]
+    x[last] = x[last - 2]
+
+
+@_compiled
+def _write_rectified(x: Array, slope: Floats, offset: Floats, result: Array) -> None:
+    """(H, W C), normalized and rectified, to (H + 2, (W + 2) C)."""
+    height, length = x.shape
+    channels = (result.shape[1] - length) // 2
+    for y in range(height):
+        given, place = x[y], result[y + 1, channels : channels + length]
+        for k in range(length):
+            value = _wide(given[k]) * slope[k] + offset[k]
+            place[k] = _narrow(max(value, np.float32(0)), place)
+    _border(result, channels)
+
+
+@_compiled
+def _rectify(x: Array, scale: Floats, shift: Floats, result: Array) -> None:
+    slope = np.empty(x.shape[2], np.float32)
+    offset = np.empty(x.shape[2], np.float32)
+    for image in range(len(x)):
+        style = min(image, len(scale) - 1)
+        _learn(x[image], scale[style], shift[style], slope, offset)
+        _write_rectified(x[image], slope, offset, result[image])
+
+
+@_compiled
+def _add(x: Array, y: Array, scale: Floats, shift: Floats) -> None:
+    batch, height, length = y.shape
+    channels = scale.shape[1]
+    slope = np.empty(length, np.float32)
+    offset = np.empty(length, np.float32)
+    for image in range(batch):
+        style = min(image, len(scale) - 1)
+        _learn(y[image], scale[style], shift[style], slope, offset)
+        for row in range(height):
+            given, place = y[image, row], x[image, row + 1, channels : channels + length]
+            for k in range(length):
+                value = _wide(given[k]) * slope[k] + offset[k]
+                place[k] = _narrow(_wide(place[k]) + value, place)
+        _border(x[image], channels)
+
+
+@_compiled
+def _raise(windows: Array, scale: Floats, shift: Floats, result: Array) -> None:
+    channels = scale.shape[1]
+    height, width = windows.shape[1] - 1, windows.shape[2] // (4 * channels) - 1
+    x = np.empty((2 * height, 2 * width * channels), windows.dtype)
+    slope = np.empty(x.shape[1], np.float32)
+    offset = np.empty(x.shape[1], np.float32)
+    # As words of 8 bytes, of which a copy needs fewer.
+    given, copy = windows.view(np.uint64), x.view(np.uint64)
+    size = copy.shape[1] // (2 * width)
+    for image in range(len(windows)):
+        for y in range(2 * height):
+            line, place = given[image, y // 2 + y % 2], copy[y]
+            phase = 2 * (y % 2) * size
+            for i in range(width):
+                for k in range(size):
+                    place[2 * i * size + k] = line[4 * i * size + phase + k]
+                    place[(2 * i + 1) * size + k] = line[(4 * i + 5) * size + phase + k]
+        style = min(image, len(scale) - 1)
+        _learn(x, scale[style], shift[style], slope, offset)
+        _write_rectified(x, slope, offset, result[image])
+
+
+@_compiled
+def _enter(photos: NDArray[np.uint8], level: Floats, border: int, result: Array) -> None:
+    batch, height, length = photos.shape
+    row = np.empty(length, np.float32)
+    left = 3 * border
+    last = result.shape[2] - 3
+    for image in range(batch):
+        _tile(level[image].astype(np.float64), row)
+        x = result[image]
+        for y in range(height):
+            given, place = photos[image, y], x[y + border, left : left + length]
+            for k in range(length):
+                place[k] = _narrow(np.float32(given[k]) - row[k], place)
+            for i in range(border):
+                for c in range(3):
+                    x[y + border, 3 * i + c] = x[y + border, 3 * (2 * border - i) + c]
+                    at = last - 3 * i + c
+                    x[y + border, at] = x[y + border, last - 3 * (2 * border - i) + c]
+        for i in range(border):
+            x[i] = x[2 * border - i]
+            x[-1 - i] = x[-1 - 2 * border + i]
+
+
+@_compiled
+def _finish(
+    x: Array, photos: NDArray[np.uint8], strengths: Floats, result: NDArray[np.uint8]
+) -> None:
+    batch, height, length = x.shape
+    row = np.empty(length // 2, x.dtype)
+    # As words of 4 bytes, of which a copy needs fewer.
+    given, copy = x.view(np.uint32), row.view(np.uint32)
+    width = length // 12
+    size = len(copy) // width
+    for image in range(batch):
+        photo_part = np.float32(1) - strengths[image]
+        for y in range(2 * height):
+            line = given[image, y // 2, (y % 2) * size :]
+            for i in range(width):
+                for k in range(size):
+                    copy[i * size + k] = line[2 * i * size + k]
+            photo, place = photos[image, y], result[image, y]
+            for k in range(len(row)):
+                value = min(max(_wide(row[k]) * np.float32(255), np.float32(0)), np.float32(255))
+                value -= (value - np.float32(photo[k])) * photo_part
+                place[k] = np.uint8(np.int32(value + np.float32(0.5)))
