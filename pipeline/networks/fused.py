@@ -46,13 +46,13 @@ def entered(photos: Tensor, border: int, dtype: torch.dtype) -> Tensor:
 def rectified(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """As eager.rectified."""
     result = bordered(x, 1, x.dtype)
-    _rectify(_rows(x), scale.numpy(), shift.numpy(), _rows(result))
+    _rectify(_rows(x), _whole(scale), _whole(shift), _rows(result))
     return result
 
 
 def add_(x: Tensor, y: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """As eager.add_."""
-    _add(_rows(x), _rows(y), scale.numpy(), shift.numpy())
+    _add(_rows(x), _rows(y), _whole(scale), _whole(shift))
     return x
 
 
@@ -61,7 +61,7 @@ def raised(windows: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     batch, channels, height, width = windows.shape
     shape = (batch, channels // 4, 2 * height, 2 * width)
     result = empty(shape, windows)
-    _raise(_rows(windows), scale.numpy(), shift.numpy(), _rows(result))
+    _raise(_rows(windows), _whole(scale), _whole(shift), _rows(result))
     return result
 
 
@@ -87,6 +87,11 @@ def _rows(x: Tensor) -> Array:
     batch, channels, height, width = x.shape
     rows = x.permute(0, 2, 3, 1).view(batch, height, width * channels)
     return rows.view(torch.uint16).numpy() if x.dtype == torch.bfloat16 else rows.numpy()
+
+
+def _whole(style: Tensor) -> Floats:
+    """Columns of styles as an array of their own, so that each step is compiled but once."""
+    return np.ascontiguousarray(style.numpy())
 
 
 def _compiled(function: Function) -> Function:
