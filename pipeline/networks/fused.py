@@ -38,8 +38,7 @@ SAMPLED_ROWS = 4
 def entered(photos: Tensor, border: int, dtype: torch.dtype) -> Tensor:
     """As eager.entered."""
     result = bordered(photos, border, dtype)
-    given = photos.contiguous(memory_format=torch.channels_last)
-    _enter(_rows(given), level_of(photos).flatten(1).numpy(), border, _rows(result))
+    _enter(_rows(photos), level_of(photos).flatten(1).numpy(), border, _rows(result))
     return result
 
 
@@ -59,9 +58,14 @@ def add_(x: Tensor, y: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 def raised(windows: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """As eager.raised."""
     batch, channels, height, width = windows.shape
-    shape = (batch, channels // 4, 2 * height, 2 * width)
-    result = empty(shape, windows)
-    _raise(_rows(windows), _whole(scale), _whole(shift), _rows(result))
+    channels, height, width = channels // 4, 2 * (height - 1), 2 * (width - 1)
+    result = empty((batch, channels, height + 2, width + 2), windows)
+    given = _rows(windows)
+    phased = np.empty((height, width * channels), given.dtype)
+    # A copy is the quicker the fewer things it is of.
+    word = np.uint64 if channels * given.itemsize % 8 == 0 else given.dtype
+    copy = given.view(word), phased.view(word)
+    _raise(*copy, phased, _whole(scale), _whole(shift), _rows(result))
     return result
 
 
@@ -76,15 +80,15 @@ def finished(x: Tensor, photos: Tensor, strengths: Tensor) -> Tensor:
     Returns:
         (B, 3, H, W) uint8, channels last.
     """
-    given = photos.contiguous(memory_format=torch.channels_last)
-    result = torch.empty_like(given)
-    _finish(_rows(x), _rows(given), strengths.numpy(), _rows(result))
+    result = empty(tuple(photos.shape), photos)
+    _finish(_rows(x), _rows(photos), strengths.numpy(), _rows(result))
     return result
 
 
 def _rows(x: Tensor) -> Array:
-    """(B, C, H, W), channels last -> (B, H, W C), the same memory."""
+    """(B, C, H, W) -> (B, H, W C), the same memory where it is channels last."""
     batch, channels, height, width = x.shape
+    x = x.contiguous(memory_format=torch.channels_last)
     rows = x.permute(0, 2, 3, 1).view(batch, height, width * channels)
     return rows.view(torch.uint16).numpy() if x.dtype == torch.bfloat16 else rows.numpy()
 
@@ -241,26 +245,31 @@ def _add(x: Array, y: Array, scale: Floats, shift: Floats) -> None:
 
 
 @_compiled
-def _raise(windows: Array, scale: Floats, shift: Floats, result: Array) -> None:
-    channels = scale.shape[1]
-    height, width = windows.shape[1] - 1, windows.shape[2] // (4 * channels) - 1
-    x = np.empty((2 * height, 2 * width * channels), windows.dtype)
-    slope = np.empty(x.shape[1], np.float32)
-    offset = np.empty(x.shape[1], np.float32)
-    # As words of 8 bytes, of which a copy needs fewer.
-    given, copy = windows.view(np.uint64), x.view(np.uint64)
+def _raise(
+    windows: NDArray[Any],
+    copy: NDArray[Any],
+    phased: Array,
+    scale: Floats,
+    shift: Floats,
+    result: Array,
+) -> None:
+    """Of windows and room for the phases of one image, each also as the words to copy."""
+    height, length = phased.shape
+    width = length // (2 * scale.shape[1])
     size = copy.shape[1] // (2 * width)
+    slope = np.empty(length, np.float32)
+    offset = np.empty(length, np.float32)
     for image in range(len(windows)):
-        for y in range(2 * height):
-            line, place = given[image, y // 2 + y % 2], copy[y]
+        for y in range(height):
+            line, place = windows[image, y // 2 + y % 2], copy[y]
             phase = 2 * (y % 2) * size
             for i in range(width):
                 for k in range(size):
                     place[2 * i * size + k] = line[4 * i * size + phase + k]
                     place[(2 * i + 1) * size + k] = line[(4 * i + 5) * size + phase + k]
         style = min(image, len(scale) - 1)
-        _learn(x, scale[style], shift[style], slope, offset)
-        _write_rectified(x, slope, offset, result[image])
+        _learn(phased, scale[style], shift[style], slope, offset)
+        _write_rectified(phased, slope, offset, result[image])
 
 
 @_compiled

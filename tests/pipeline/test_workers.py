@@ -102,7 +102,7 @@ def test_a_worker_killed_at_work_is_replaced_and_its_shard_done_again(
     assert re.match(rf"worker {worker} ended .* shard 4 .*-9", said[0])
     assert len(workers_of(os.getpid()) - before) == 1
     assert not is_running(worker)
-    assert len(os.listdir("/proc/self/fd")) == len(descriptors)
+    assert len(os.listdir("/proc/self/fd")) <= len(descriptors)  # others may have closed theirs
 
 
 def test_a_shard_that_cannot_be_read_is_a_fault_of_the_system(
