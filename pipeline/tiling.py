@@ -13,17 +13,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from types import ModuleType
 from typing import TypeVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline import room
 from pipeline.codec import Pixels
-from pipeline.networks.eager import level_of, lower_, phases
+from pipeline.networks.eager import Moments, edged, level_of, phases
 from pipeline.networks.inference import FastInference, Layer
 from pipeline.networks.norm import EPS
 
@@ -33,11 +33,6 @@ STRIP_PIXELS = 512 * 1024
 Span = tuple[int, int]
 Index = NDArray[np.int64]
 T = TypeVar("T")
-
-# Of the values of a strip: the mean of each channel, the sum of squares around it, their number.
-# Not tensors: small ones that stay, between large ones that go, leave holes in the heap, which
-# came to 5 GB with an image of 900 megapixels.
-Moments = tuple[list[float], list[float], int]
 
 
 class StripNetwork:
@@ -61,7 +56,8 @@ class StripNetwork:
         threads: int,
         on_strip: Callable[[], None],
     ) -> None:
-        self._network, self._style, self._photo = network, style, photo
+        self._network, self._steps = network, network.steps
+        self._style, self._photo = style, photo
         self._threads, self._on_strip = threads, on_strip
         self._dtype = network.dtype
         given = torch.from_numpy(photo).permute(2, 0, 1)[None]
@@ -87,7 +83,7 @@ class StripNetwork:
                 their span; from several threads.
         """
         half, quarter = self._height // 2, self._height // 4
-        self._down1.learn(self._each(half, lambda span: _moments(self._enter(span))))
+        self._down1.learn(self._each(half, lambda span: self._steps.moments(self._enter(span))))
         x, a, b = (self._plane() for _ in range(3))
 
         def fill(plane: Tensor, layer: _StripLayer, rows: Callable[[Span], Tensor]) -> None:
@@ -96,12 +92,12 @@ class StripNetwork:
             def do(span: Span) -> Moments:
                 result = layer(rows(span))
                 plane[:, :, slice(*span)] = result
-                return _moments(result)
+                return self._steps.moments(result)
 
             layer.learn(self._each(quarter, do))
 
         def rectify(span: Span) -> None:
-            x[:, :, slice(*span)] = self._down2.rectified(self._rows_of(x, span))
+            x[:, :, slice(*span)] = self._down2.rectified(self._rows_of(x, span))[..., 1:-1]
 
         fill(x, self._down2, self._halve)
         self._each(quarter, rectify)
@@ -109,20 +105,21 @@ class StripNetwork:
             first, second = (self._layer(layer) for layer in block)
 
             def add(span: Span, layer: _StripLayer = second) -> None:
-                rows = slice(*span)
-                x[:, :, rows] = x[:, :, rows].float() + layer.normalized(self._rows_of(b, span))
+                sums = layer.add_(self._rows_of(x, span), self._rows_of(b, span))
+                if sums.dtype != x.dtype:  # else they are where they belong
+                    x[:, :, slice(*span)] = sums
 
             def between(span: Span, layer: _StripLayer = first) -> Tensor:
-                return layer.rectified(self._around(a, span))
+                return self._around(a, span, layer.rectified)
 
-            fill(a, first, lambda span: self._around(x, span))
+            fill(a, first, lambda span: self._around(x, span, edged))
             fill(b, second, between)
             self._each(quarter, add)
-        self._up.learn(self._each(half, lambda span: _moments(self._raise(x, span))))
+        self._up.learn(self._each(half, lambda span: self._steps.moments(self._raise(x, span))))
         self._each(half, lambda span: finish(*self._leave(x, span)))
 
     def _layer(self, layer: Layer) -> _StripLayer:
-        return _StripLayer(layer, self._style.to(self._network.style_dtype))
+        return _StripLayer(layer, self._style.to(self._network.style_dtype), self._steps)
 
     def _each(self, rows: int, do: Callable[[Span], T]) -> list[T]:
         """``do`` for all strips of the image at a resolution with so many rows."""
@@ -155,10 +152,12 @@ class StripNetwork:
     def _enter(self, span: Span) -> Tensor:
         """Rows of the first layer's result, at half the resolution."""
         start, stop = span
-        pixels = self._photo[self._rows[2 * start : 2 * stop + 4]][:, self._columns]
+        pixels = self._photo[self._rows[2 * start : 2 * stop + 4]]
+        if pixels.shape[1] != self._width:
+            pixels = pixels[:, self._columns]
         given = torch.from_numpy(pixels).to(self._style.device).permute(2, 0, 1)[None]
-        x = given.to(self._dtype, memory_format=torch.channels_last)
-        return self._down1(lower_(x, self._level))
+        border = self._network.down1.border
+        return self._down1(self._steps.entered_rows(given, self._level, border, self._dtype))
 
     def _halve(self, span: Span) -> Tensor:
         """What the second layer needs for rows at a quarter of the resolution."""
@@ -166,10 +165,11 @@ class StripNetwork:
         wanted = self._half_rows[2 * start : 2 * stop + 1]
         return _taken(wanted, lambda rows: self._down1.rectified(self._enter(rows)))
 
-    def _around(self, plane: Tensor, span: Span) -> Tensor:
-        """Rows of a plane, and the one above and the one below."""
+    def _around(self, plane: Tensor, span: Span, prepared: Callable[[Tensor], Tensor]) -> Tensor:
+        """Rows of a plane, the one above and the one below, ``prepared`` for a convolution."""
         start, stop = span
-        return _taken(self._quarter_rows[start : stop + 2], lambda rows: self._rows_of(plane, rows))
+        wanted = self._quarter_rows[start : stop + 2]
+        return _taken(wanted, lambda rows: prepared(self._rows_of(plane, rows)))
 
     def _raise(self, plane: Tensor, span: Span) -> Tensor:
         """Rows of the last styled layer's result, at half the resolution."""
@@ -177,7 +177,7 @@ class StripNetwork:
         first, last = start // 2, (stop + 1) // 2
         wanted = np.arange(first - 1, last + 1).clip(0, self._height // 4 - 1)
         rows = _taken(wanted, lambda rows: self._rows_of(plane, rows))
-        raised = phases(self._up(rows, "replicate"))
+        raised = phases(self._up(edged(rows, first=0)))
         return raised[:, :, start - 2 * first : stop - 2 * first]
 
     def _leave(self, plane: Tensor, span: Span) -> tuple[Tensor, Span]:
@@ -185,7 +185,7 @@ class StripNetwork:
         start, stop = span
         wanted = self._half_rows[start : stop + 2]
         x = _taken(wanted, lambda rows: self._up.rectified(self._raise(plane, rows)))
-        styled = self._network.leave(F.pad(x, (1, 1, 0, 0), mode="reflect"))
+        styled = self._network.leave(x)
         rows, columns = self._photo.shape[:2]
         last = min(2 * stop, rows)
         return styled[:, :, : last - 2 * start, :columns], (2 * start, last)
@@ -194,15 +194,14 @@ class StripNetwork:
 class _StripLayer:
     """A convolution and the normalization after it, in one style."""
 
-    def __init__(self, layer: Layer, style: Tensor) -> None:
-        self._layer = layer
+    def __init__(self, layer: Layer, style: Tensor, steps: ModuleType) -> None:
+        self._layer, self._steps = layer, steps
         self._scale, self._shift = style[layer.scale].double(), style[layer.shift].double()
         self._slope = self._offset = self._shift
 
-    def __call__(self, x: Tensor, border: str = "reflect") -> Tensor:
-        """The convolution of rows that come with those under the kernel's edge."""
-        width = self._layer.border
-        return self._layer(F.pad(x, (width, width, 0, 0), mode=border))
+    def __call__(self, x: Tensor) -> Tensor:
+        """The convolution of rows that come with all that is under the kernel's edge."""
+        return self._layer(x)
 
     def learn(self, strips: Sequence[Moments]) -> None:
         """Take in the statistics of the whole result, of those of its strips.
@@ -218,24 +217,17 @@ class _StripLayer:
         mean = (shares * means).sum(0)
         variance = squares.sum(0) / counts.sum() + (shares * (means - mean).square()).sum(0)
         slope = self._scale * (variance + EPS).rsqrt()
-        self._slope, self._offset = (
-            values.float()[None, :, None, None] for values in (slope, self._shift - mean * slope)
-        )
-
-    def normalized(self, x: Tensor) -> Tensor:
-        """Rows of the result by the statistics of all of it, scaled and shifted, float32."""
-        return torch.addcmul(self._offset, x.float(), self._slope)
+        self._slope, self._offset = slope.float(), (self._shift - mean * slope).float()
 
     def rectified(self, x: Tensor) -> Tensor:
-        """The same, and nothing below 0."""
-        return self.normalized(x).clamp_min_(0).to(x.dtype)
+        """Rows of the result, normalized and rectified, with a border on the left and right."""
+        rectified: Tensor = self._steps.rectified_rows(x, self._slope, self._offset)
+        return rectified
 
-
-def _moments(x: Tensor) -> Moments:
-    x = x.float()
-    mean = x.mean((0, 2, 3), keepdim=True)
-    squares = (x - mean).square_().sum((0, 2, 3))
-    return mean.flatten().tolist(), squares.tolist(), x[0, 0].numel()
+    def add_(self, x: Tensor, y: Tensor) -> Tensor:
+        """``x`` with ``y``, rows of the result, normalized and added."""
+        added: Tensor = self._steps.add_rows_(x, y, self._slope, self._offset)
+        return added
 
 
 def _reflected(index: Index, before: int, after: int) -> Index:

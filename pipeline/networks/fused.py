@@ -24,7 +24,7 @@ from numba.extending import overload
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.networks.eager import bordered, empty, level_of
+from pipeline.networks.eager import Moments, bordered, empty, level_of
 from pipeline.networks.norm import EPS
 
 Array = NDArray[Any]  # float32, or bfloat16 as uint16
@@ -52,6 +52,34 @@ def rectified(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 def add_(x: Tensor, y: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """As eager.add_."""
     _add(_rows(x), _rows(y), _whole(scale), _whole(shift))
+    return x
+
+
+def entered_rows(photos: Tensor, level: Tensor, border: int, dtype: torch.dtype) -> Tensor:
+    """As eager.entered_rows."""
+    batch, channels, height, width = photos.shape
+    result = empty((batch, channels, height, width + 2 * border), photos, dtype)
+    _enter(_rows(photos), level.flatten(1).numpy(), border, _rows(result))
+    return result
+
+
+def moments(x: Tensor) -> Moments:
+    """As eager.moments."""
+    mean, squares = _moments(_rows(x)[0], x.shape[1])
+    return mean.tolist(), squares.tolist(), x[0, 0].numel()
+
+
+def rectified_rows(x: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
+    """As eager.rectified_rows."""
+    batch, channels, height, width = x.shape
+    result = empty((batch, channels, height, width + 2), x)
+    _rectify_rows(_rows(x)[0], slope.numpy(), offset.numpy(), _rows(result)[0])
+    return result
+
+
+def add_rows_(x: Tensor, y: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
+    """As eager.add_rows_."""
+    _add_rows(_rows(x)[0], _rows(y)[0], slope.numpy(), offset.numpy())
     return x
 
 
@@ -145,7 +173,7 @@ def _folded(row: Floats, channels: int) -> NDArray[np.float64]:
 
 
 @_compiled
-def _tile(values: NDArray[np.float64], row: Floats) -> None:
+def _tile(values: NDArray[Any], row: Floats) -> None:
     """Repeat ``values`` all over ``row``."""
     channels = len(values)
     for c in range(channels):
@@ -156,12 +184,12 @@ def _tile(values: NDArray[np.float64], row: Floats) -> None:
 
 
 @_compiled
-def _learn(x: Array, scale: Floats, shift: Floats, slope: Floats, offset: Floats) -> None:
-    """What normalizing (H, W C) multiplies each number of a row with, and what it adds then."""
+def _moments(x: Array, channels: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Of (H, W C) the mean of each channel, and the sum of squares around it."""
     height, length = x.shape
-    channels = len(scale)
     total = np.zeros(length, np.float32)
     squares = np.zeros(length, np.float32)
+    offset = np.empty(length, np.float32)
     for i in range(SAMPLED_ROWS):
         row = x[height * (2 * i + 1) // (2 * SAMPLED_ROWS)]
         for k in range(length):
@@ -185,36 +213,59 @@ def _learn(x: Array, scale: Floats, shift: Floats, slope: Floats, offset: Floats
             squares[k] += a * a
     count = height * length / channels
     mean = _folded(total, channels) / count
-    variance = np.maximum(_folded(squares, channels) / count - mean * mean, 0.0)
-    factor = scale / np.sqrt(variance + EPS)
-    mean += offset[:channels]
+    around = np.maximum(_folded(squares, channels) - mean * mean * count, 0.0)
+    return mean + offset[:channels], around
+
+
+@_compiled
+def _learn(x: Array, scale: Floats, shift: Floats, slope: Floats, offset: Floats) -> None:
+    """What normalizing (H, W C) multiplies each number of a row with, and what it adds then."""
+    mean, squares = _moments(x, len(scale))
+    factor = scale / np.sqrt(squares * (len(scale) / x.size) + EPS)
     _tile(factor, slope)
     _tile(shift - mean * factor, offset)
 
 
 @_compiled
-def _border(x: Array, channels: int) -> None:
-    """Make the border of (H + 2, (W + 2) C) a reflection of what is within."""
-    last, right = len(x) - 1, x.shape[1] - channels
-    for y in range(1, last):
-        for c in range(channels):
-            x[y, c] = x[y, 2 * channels + c]
-            x[y, right + c] = x[y, right - 2 * channels + c]
-    x[0] = x[2]
-    x[last] = x[last - 2]
+def _reflect(x: Array, channels: int, border: int, top: int) -> None:
+    """Make so many columns, and rows above and below, a reflection of what is within."""
+    width = x.shape[1] // channels
+    for y in range(top, len(x) - top):
+        for i in range(border):
+            to, of = (border - 1 - i) * channels, (border + 1 + i) * channels
+            at, back = (width - border + i) * channels, (width - border - 2 - i) * channels
+            for c in range(channels):
+                x[y, to + c] = x[y, of + c]
+                x[y, at + c] = x[y, back + c]
+    for i in range(top):
+        x[top - 1 - i] = x[top + 1 + i]
+        x[len(x) - top + i] = x[len(x) - top - 2 - i]
 
 
 @_compiled
 def _write_rectified(x: Array, slope: Floats, offset: Floats, result: Array) -> None:
-    """(H, W C), normalized and rectified, to (H + 2, (W + 2) C)."""
+    """(H, W C), normalized and rectified, to (H + 2, (W + 2) C), or (H, (W + 2) C)."""
     height, length = x.shape
-    channels = (result.shape[1] - length) // 2
+    channels, top = (result.shape[1] - length) // 2, (len(result) - height) // 2
     for y in range(height):
-        given, place = x[y], result[y + 1, channels : channels + length]
+        given, place = x[y], result[y + top, channels : channels + length]
         for k in range(length):
             value = _wide(given[k]) * slope[k] + offset[k]
             place[k] = _narrow(max(value, np.float32(0)), place)
-    _border(result, channels)
+    _reflect(result, channels, 1, top)
+
+
+@_compiled
+def _write_added(y: Array, slope: Floats, offset: Floats, x: Array, channels: int) -> None:
+    """(H, W C), normalized, added to what is within (H + 2, (W + 2) C), or to (H, W C)."""
+    height, length = y.shape
+    left, top = (x.shape[1] - length) // 2, (len(x) - height) // 2
+    for row in range(height):
+        given, place = y[row], x[row + top, left : left + length]
+        for k in range(length):
+            value = _wide(given[k]) * slope[k] + offset[k]
+            place[k] = _narrow(_wide(place[k]) + value, place)
+    _reflect(x, channels, top, top)
 
 
 @_compiled
@@ -229,19 +280,30 @@ def _rectify(x: Array, scale: Floats, shift: Floats, result: Array) -> None:
 
 @_compiled
 def _add(x: Array, y: Array, scale: Floats, shift: Floats) -> None:
-    batch, height, length = y.shape
-    channels = scale.shape[1]
-    slope = np.empty(length, np.float32)
-    offset = np.empty(length, np.float32)
-    for image in range(batch):
+    slope = np.empty(y.shape[2], np.float32)
+    offset = np.empty(y.shape[2], np.float32)
+    for image in range(len(y)):
         style = min(image, len(scale) - 1)
         _learn(y[image], scale[style], shift[style], slope, offset)
-        for row in range(height):
-            given, place = y[image, row], x[image, row + 1, channels : channels + length]
-            for k in range(length):
-                value = _wide(given[k]) * slope[k] + offset[k]
-                place[k] = _narrow(_wide(place[k]) + value, place)
-        _border(x[image], channels)
+        _write_added(y[image], slope, offset, x[image], scale.shape[1])
+
+
+@_compiled
+def _rectify_rows(x: Array, slope: Floats, offset: Floats, result: Array) -> None:
+    slopes = np.empty(x.shape[1], np.float32)
+    offsets = np.empty(x.shape[1], np.float32)
+    _tile(slope, slopes)
+    _tile(offset, offsets)
+    _write_rectified(x, slopes, offsets, result)
+
+
+@_compiled
+def _add_rows(x: Array, y: Array, slope: Floats, offset: Floats) -> None:
+    slopes = np.empty(y.shape[1], np.float32)
+    offsets = np.empty(y.shape[1], np.float32)
+    _tile(slope, slopes)
+    _tile(offset, offsets)
+    _write_added(y, slopes, offsets, x, len(slope))
 
 
 @_compiled
@@ -276,23 +338,14 @@ def _raise(
 def _enter(photos: NDArray[np.uint8], level: Floats, border: int, result: Array) -> None:
     batch, height, length = photos.shape
     row = np.empty(length, np.float32)
-    left = 3 * border
-    last = result.shape[2] - 3
+    left, top = 3 * border, (result.shape[1] - height) // 2
     for image in range(batch):
-        _tile(level[image].astype(np.float64), row)
-        x = result[image]
+        _tile(level[image], row)
         for y in range(height):
-            given, place = photos[image, y], x[y + border, left : left + length]
+            given, place = photos[image, y], result[image, y + top, left : left + length]
             for k in range(length):
                 place[k] = _narrow(np.float32(given[k]) - row[k], place)
-            for i in range(border):
-                for c in range(3):
-                    x[y + border, 3 * i + c] = x[y + border, 3 * (2 * border - i) + c]
-                    at = last - 3 * i + c
-                    x[y + border, at] = x[y + border, last - 3 * (2 * border - i) + c]
-        for i in range(border):
-            x[i] = x[2 * border - i]
-            x[-1 - i] = x[-1 - 2 * border + i]
+        _reflect(result[image], 3, border, top)
 
 
 @_compiled

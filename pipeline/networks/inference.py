@@ -69,9 +69,9 @@ class FastInference:
         self._bias = None
         if network.out.bias is not None:
             self._bias = phase_by_phase(network.out.bias).detach().to(dtype)
-        self._steps = _steps(self.styles.device, dtype)
+        self.steps = _steps(self.styles.device, dtype)
         # What scales and shifts are rounded to: torch wants those of what they normalize.
-        self.style_dtype = dtype if self._steps is eager else torch.float32
+        self.style_dtype = dtype if self.steps is eager else torch.float32
 
     def __call__(self, photos: Tensor, mix: Tensor) -> Tensor:
         """Stylize a batch.
@@ -88,7 +88,7 @@ class FastInference:
     @property
     def finishes(self) -> bool:
         """Whether it has ``finished``."""
-        return self._steps is not eager
+        return self.steps is not eager
 
     def finished(self, photos: Tensor, mix: Tensor, strengths: Tensor) -> Tensor:
         """As a call, to the end.
@@ -99,7 +99,7 @@ class FastInference:
         Returns:
             (B, 3, H, W) uint8, RGB, channels last.
         """
-        return self._steps.finished(self._leave(self.activations(photos, mix)), photos, strengths)
+        return self.steps.finished(self._leave(self.activations(photos, mix)), photos, strengths)
 
     def leave(self, x: Tensor) -> Tensor:
         """The last layer: activations with their border -> (B, 3, H, W)."""
@@ -110,7 +110,7 @@ class FastInference:
 
     def activations(self, photos: Tensor, mix: Tensor) -> Tensor:
         """What the last layer is given, of photos and styles as a call has them."""
-        steps, style = self._steps, mix @ self.styles
+        steps, style = self.steps, mix @ self.styles
 
         def of(layer: Layer) -> tuple[Tensor, Tensor]:
             return style[:, layer.scale], style[:, layer.shift]

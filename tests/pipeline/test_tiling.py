@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pipeline import room, tiling
 from pipeline.codec import Pixels
+from pipeline.networks import eager, fused, inference
 from pipeline.networks.fast import FastTransformNet
 from pipeline.networks.inference import FastInference
 from pipeline.tiling import StripNetwork
@@ -69,11 +70,18 @@ def in_strips(
         spans.append(span)
 
     style = (torch.tensor([[0.3, 0.7]]) @ network.styles.detach())[0]
-    inference = FastInference(network, dtype)
-    StripNetwork(inference, style, image, threads, lambda: None).run(finish)
+    whole = FastInference(network, dtype)
+    StripNetwork(whole, style, image, threads, lambda: None).run(finish)
     return result, sorted(spans)
 
 
+@pytest.fixture(params=[fused, eager], ids=["fused", "eager"])
+def _steps(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is done between convolutions, on a CPU and elsewhere."""
+    monkeypatch.setattr(inference, "_steps", lambda *_: request.param)
+
+
+@pytest.mark.usefixtures("_steps")
 @pytest.mark.parametrize("strip_pixels", [1, 3000, 20_000, 10**9])
 @pytest.mark.parametrize("threads", [1, 3])
 def test_strips_make_the_same_picture(
@@ -120,6 +128,7 @@ def test_sides_need_not_be_multiples_of_anything(
     assert (in_strips(network, image)[0] - whole).abs().max() < 1e-3
 
 
+@pytest.mark.usefixtures("_steps")
 def test_in_bfloat16_it_is_the_same_but_for_rounding(
     network: FastTransformNet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
