@@ -131,7 +131,7 @@ def _steps(device: torch.device, dtype: torch.dtype) -> ModuleType:
     try:
         from pipeline.networks import fused
     except ImportError as error:  # Numba also raises it beside a NumPy that is too new for it
-        log.warning("the network takes twice as long as it could, without Numba: %s", error)
+        log.warning(f"the network takes twice as long as it could, without Numba: {error}")
         return eager
     return fused
 
