@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from contextlib import suppress
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from pipeline.styles.mix import styles_in
 from pipeline.styles.pack import RIGHTS, Pack
 from pipeline.url import join, redact_url
 
-RECORDED_VERSIONS = ("torch", "pillow", "simplejpeg", "pi-heif", "numpy", "pyarrow")
+RECORDED_VERSIONS = ("torch", "numba", "pillow", "simplejpeg", "pi-heif", "numpy", "pyarrow")
 
 
 class JobRecord(BaseModel):
@@ -136,8 +136,7 @@ class Output:
                 for card in pack.cards
                 if card.name in styles_in(job.style)
             },
-            versions={"python": platform.python_version()}
-            | {name: version(name) for name in RECORDED_VERSIONS},
+            versions=_versions(),
         )
         self._write("job.json", record.model_dump_json(indent=2))
 
@@ -164,3 +163,11 @@ def _differences(earlier: JobRecord, job: Job) -> str:
         if before.get(name) != after[name]
     ]
     return ", ".join(different) or "another network"
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in RECORDED_VERSIONS:
+        with suppress(PackageNotFoundError):  # without Numba it runs, too
+            found[name] = version(name)
+    return found

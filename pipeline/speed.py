@@ -16,8 +16,8 @@ from pipeline.results import Summary
 # Pixels a second where nothing has been measured yet: of a core, of a GPU.
 GUESS = {"cpu": 4e6, "cuda": 200e6}
 
-# Shorter runs measure the start of the workers.
-MEASURED_SECONDS = 5
+# Shorter runs measure the start of the workers, for which they may have to compile first.
+MEASURED_SECONDS = 30
 
 
 def remember(job: Job, summary: Summary) -> None:

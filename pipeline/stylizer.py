@@ -140,7 +140,7 @@ class Stylizer:
         if not network or height * width <= IN_ONE_PIECE[self.device.type]:
             try:
                 return self._stylize(photos, mixes, strengths)
-            except RuntimeError as error:
+            except (RuntimeError, MemoryError) as error:
                 if not _is_out_of_memory(error):
                     raise
         # Not inside the except: the error holds on to what did not fit.
@@ -161,7 +161,7 @@ class Stylizer:
         network = self._network
         if isinstance(network, FastInference) and network.finishes and not self._preserve_colour:
             result = network.finished(inputs, mix, torch.tensor(strengths))
-            return _to_host(result[:, :, :height, :width].permute(0, 2, 3, 1))
+            return _to_host(result[:, :, :height, :width].permute(0, 2, 3, 1).contiguous())
         styled = network(inputs, mix)[:, :, :height, :width]
         return self._finished(given, styled, strengths)
 
@@ -184,7 +184,7 @@ class Stylizer:
                 strips = StripNetwork(network, style, photo, self._strip_threads, self._on_strip)
                 strips.run(finish)
             except (RuntimeError, MemoryError) as error:
-                if isinstance(error, RuntimeError) and not _is_out_of_memory(error):
+                if not _is_out_of_memory(error):
                     raise
                 height, width = photo.shape[:2]
                 raise RowError("resource", f"no memory to stylize {width}x{height}") from error
@@ -236,9 +236,10 @@ def _to_host(result: Tensor) -> Pixels:
     return pixels
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
+def _is_out_of_memory(error: Exception) -> bool:
     # On a CPU torch has no class for it.
-    return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
+    of_its_own = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+    return of_its_own or "allocate memory" in str(error)
 
 
 def _padded(images: Tensor, stride: int) -> Tensor:

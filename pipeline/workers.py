@@ -43,8 +43,8 @@ LOOK_EVERY = 1.0
 # make a batch 30 times slower. One arena for all threads: what one has freed another can have; a
 # large image took a quarter less memory, at no cost in time. And freed memory is kept for the next
 # batch: to have it back from the kernel page by page took a fifth of the network's time. oneDNN
-# keeps code for as many shapes as it may: of its 1,024 photos of all sizes needed no more than 256,
-# and in bfloat16 a worker grew by a tenth on the others.
+# keeps code for 1,024 shapes by itself: photos of all sizes were as fast with 256, and a worker
+# grew by a tenth less in bfloat16.
 WORKER_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "MALLOC_ARENA_MAX": "1",

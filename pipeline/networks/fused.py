@@ -1,10 +1,10 @@
 """The steps between the convolutions of FastInference on a CPU, each in as few passes as it takes.
 
 torch does one thing after the other, and each reads and writes memory for itself: statistics,
-normalization, rectification, the copy to where the next convolution's border is. Here the first
-two passes over an image do it all, compiled by Numba for the processor at hand and kept beside
-this file, or below the user's cache. Statistics and sums are float32, whatever the activations
-are; those of a step add up in the same order whatever else is in the batch.
+normalization, rectification, the copy to where the next convolution's border is. Here one pass
+over an image finds the statistics and another writes the result, compiled by Numba. Statistics
+and sums are float32, whatever the activations are, and add up in the same order whatever else is
+in the batch.
 
 Of bfloat16 Numba knows nothing: its arrays hold the bits, as uint16. Activations are (B, H, W C)
 for it, a row's numbers one after the other, so that loops are long.
@@ -13,10 +13,8 @@ for it, a row's numbers one after the other, so that loops are long.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
-from typing import Any, TypeVar, cast
+from typing import Any
 
-import numba
 import numpy as np
 import torch
 from numba import types
@@ -24,12 +22,12 @@ from numba.extending import overload
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.networks.compiled import compiled
 from pipeline.networks.eager import Moments, bordered, empty, level_of
 from pipeline.networks.norm import EPS
 
 Array = NDArray[Any]  # float32, or bfloat16 as uint16
 Floats = NDArray[np.float32]
-Function = TypeVar("Function", bound=Callable[..., Any])
 
 # Rows whose mean is taken for the level of all: sums of squares around it are precise.
 SAMPLED_ROWS = 4
@@ -92,8 +90,8 @@ def raised(windows: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     phased = np.empty((height, width * channels), given.dtype)
     # A copy is the quicker the fewer things it is of.
     word = np.uint64 if channels * given.itemsize % 8 == 0 else given.dtype
-    copy = given.view(word), phased.view(word)
-    _raise(*copy, phased, _whole(scale), _whole(shift), _rows(result))
+    words = given.view(word), phased.view(word)
+    _raise(*words, phased, _whole(scale), _whole(shift), _rows(result))
     return result
 
 
@@ -126,17 +124,6 @@ def _whole(style: Tensor) -> Floats:
     return np.ascontiguousarray(style.numpy())
 
 
-def _compiled(function: Function) -> Function:
-    # A product and a sum may be one instruction, and -0 be 0; else it is as it is written.
-    made = partial(
-        numba.njit, function, nogil=True, error_model="numpy", fastmath={"contract", "nsz"}
-    )
-    try:
-        return cast(Function, made(cache=True))
-    except RuntimeError:  # there is nowhere to keep it
-        return cast(Function, made())
-
-
 def _wide(value: Any) -> Any:
     """A value of activations as float32."""
 
@@ -162,7 +149,7 @@ def _narrow_of(value: types.Type, place: types.Array) -> Callable[[Any, Any], An
     return lambda value, place: value
 
 
-@_compiled
+@compiled
 def _folded(row: Floats, channels: int) -> NDArray[np.float64]:
     """The sum for each channel of a row of numbers."""
     result = np.zeros(channels)
@@ -172,7 +159,7 @@ def _folded(row: Floats, channels: int) -> NDArray[np.float64]:
     return result
 
 
-@_compiled
+@compiled
 def _tile(values: NDArray[Any], row: Floats) -> None:
     """Repeat ``values`` all over ``row``."""
     channels = len(values)
@@ -183,7 +170,7 @@ def _tile(values: NDArray[Any], row: Floats) -> None:
             row[start + c] = row[c]
 
 
-@_compiled
+@compiled
 def _moments(x: Array, channels: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Of (H, W C) the mean of each channel, and the sum of squares around it."""
     height, length = x.shape
@@ -217,7 +204,7 @@ def _moments(x: Array, channels: int) -> tuple[NDArray[np.float64], NDArray[np.f
     return mean + offset[:channels], around
 
 
-@_compiled
+@compiled
 def _learn(x: Array, scale: Floats, shift: Floats, slope: Floats, offset: Floats) -> None:
     """What normalizing (H, W C) multiplies each number of a row with, and what it adds then."""
     mean, squares = _moments(x, len(scale))
@@ -226,7 +213,7 @@ def _learn(x: Array, scale: Floats, shift: Floats, slope: Floats, offset: Floats
     _tile(shift - mean * factor, offset)
 
 
-@_compiled
+@compiled
 def _reflect(x: Array, channels: int, border: int, top: int) -> None:
     """Make so many columns, and rows above and below, a reflection of what is within."""
     width = x.shape[1] // channels
@@ -242,7 +229,7 @@ def _reflect(x: Array, channels: int, border: int, top: int) -> None:
         x[len(x) - top + i] = x[len(x) - top - 2 - i]
 
 
-@_compiled
+@compiled
 def _write_rectified(x: Array, slope: Floats, offset: Floats, result: Array) -> None:
     """(H, W C), normalized and rectified, to (H + 2, (W + 2) C), or (H, (W + 2) C)."""
     height, length = x.shape
@@ -255,7 +242,7 @@ def _write_rectified(x: Array, slope: Floats, offset: Floats, result: Array) -> 
     _reflect(result, channels, 1, top)
 
 
-@_compiled
+@compiled
 def _write_added(y: Array, slope: Floats, offset: Floats, x: Array, channels: int) -> None:
     """(H, W C), normalized, added to what is within (H + 2, (W + 2) C), or to (H, W C)."""
     height, length = y.shape
@@ -268,7 +255,7 @@ def _write_added(y: Array, slope: Floats, offset: Floats, x: Array, channels: in
     _reflect(x, channels, top, top)
 
 
-@_compiled
+@compiled
 def _rectify(x: Array, scale: Floats, shift: Floats, result: Array) -> None:
     slope = np.empty(x.shape[2], np.float32)
     offset = np.empty(x.shape[2], np.float32)
@@ -278,7 +265,7 @@ def _rectify(x: Array, scale: Floats, shift: Floats, result: Array) -> None:
         _write_rectified(x[image], slope, offset, result[image])
 
 
-@_compiled
+@compiled
 def _add(x: Array, y: Array, scale: Floats, shift: Floats) -> None:
     slope = np.empty(y.shape[2], np.float32)
     offset = np.empty(y.shape[2], np.float32)
@@ -288,7 +275,7 @@ def _add(x: Array, y: Array, scale: Floats, shift: Floats) -> None:
         _write_added(y[image], slope, offset, x[image], scale.shape[1])
 
 
-@_compiled
+@compiled
 def _rectify_rows(x: Array, slope: Floats, offset: Floats, result: Array) -> None:
     slopes = np.empty(x.shape[1], np.float32)
     offsets = np.empty(x.shape[1], np.float32)
@@ -297,7 +284,7 @@ def _rectify_rows(x: Array, slope: Floats, offset: Floats, result: Array) -> Non
     _write_rectified(x, slopes, offsets, result)
 
 
-@_compiled
+@compiled
 def _add_rows(x: Array, y: Array, slope: Floats, offset: Floats) -> None:
     slopes = np.empty(y.shape[1], np.float32)
     offsets = np.empty(y.shape[1], np.float32)
@@ -306,7 +293,7 @@ def _add_rows(x: Array, y: Array, slope: Floats, offset: Floats) -> None:
     _write_added(y, slopes, offsets, x, len(slope))
 
 
-@_compiled
+@compiled
 def _raise(
     windows: NDArray[Any],
     copy: NDArray[Any],
@@ -315,7 +302,7 @@ def _raise(
     shift: Floats,
     result: Array,
 ) -> None:
-    """Of windows and room for the phases of one image, each also as the words to copy."""
+    """Of windows as words to copy, and room for the phases of one image, as words and as it is."""
     height, length = phased.shape
     width = length // (2 * scale.shape[1])
     size = copy.shape[1] // (2 * width)
@@ -334,7 +321,7 @@ def _raise(
         _write_rectified(phased, slope, offset, result[image])
 
 
-@_compiled
+@compiled
 def _enter(photos: NDArray[np.uint8], level: Floats, border: int, result: Array) -> None:
     batch, height, length = photos.shape
     row = np.empty(length, np.float32)
@@ -348,7 +335,7 @@ def _enter(photos: NDArray[np.uint8], level: Floats, border: int, result: Array)
         _reflect(result[image], 3, border, top)
 
 
-@_compiled
+@compiled
 def _finish(
     x: Array, photos: NDArray[np.uint8], strengths: Floats, result: NDArray[np.uint8]
 ) -> None:

@@ -3,7 +3,7 @@
 Where a network is as small as this one, convolutions are but half of the time. So activations lie
 in the middle of tensors with room for the border that the next convolution wants, which are not
 copied to be padded, nothing is made at a size at which nothing is learnt, and on a CPU all that
-lies between two convolutions is one step over memory (fused.py; what torch has for it is eager.py).
+lies between two convolutions is done in two passes over memory (fused.py; elsewhere eager.py).
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class FastInference:
         self.dtype = dtype
         self.stride = network.stride
         self.styles = network.styles.detach()
-        # Its photos are 0 to 255: a power of two changes no digit of a weight.
+        # Its photos are 0 to 255; a power of two changes no digit of a weight.
         self.down1 = layer(network.down1, network.down1.conv.weight / WHITE)
         self.down2 = as_trained(network.down2)
         self.blocks = [(as_trained(one), as_trained(other)) for one, other in network.blocks()]
@@ -130,7 +130,7 @@ def _steps(device: torch.device, dtype: torch.dtype) -> ModuleType:
         return eager
     try:
         from pipeline.networks import fused
-    except ImportError as error:  # Numba also raises it beside a NumPy that is too new for it
+    except (ImportError, OSError) as error:  # it is not there, does not fit NumPy, or not load
         log.warning(f"the network takes twice as long as it could, without Numba: {error}")
         return eager
     return fused

@@ -54,7 +54,7 @@ def test_job_json_tells_enough_to_do_it_again(job: Job, out: str) -> None:
     assert told["rows"] == 8
     assert told["carried"] == {"label": "list<item: int8>"}
     assert {"python", "torch", "pillow", "numpy", "pyarrow"} <= told["versions"].keys()
-    assert {"simplejpeg", "pi-heif"} <= told["versions"].keys()
+    assert {"simplejpeg", "pi-heif", "numba"} <= told["versions"].keys()
 
 
 def test_job_json_holds_no_secret(job: Job) -> None:
