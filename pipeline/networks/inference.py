@@ -131,7 +131,7 @@ def _steps(device: torch.device, dtype: torch.dtype) -> ModuleType:
     try:
         from pipeline.networks import fused
     except (ImportError, OSError) as error:  # it is not there, does not fit NumPy, or not load
-        log.warning(f"the network takes twice as long as it could, without Numba: {error}")
+        log.warning(f"the network takes up to twice as long as it could, without Numba: {error}")
         return eager
     return fused
 
