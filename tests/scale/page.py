@@ -28,8 +28,8 @@ PAGE = """\
 # What restyle costs at scale
 
 Made by `python -m tests.scale FOLDER > docs/scale.md`, which measures all this on the machine that
-it is started on; this page is of two shared cores with AMX. Core seconds are those of all threads of a
-process, which a busy neighbour changes less than the clock.
+it is started on; this page is of two shared cores with AMX. Core seconds are those of all threads
+of a process, which a busy neighbour changes less than the clock.
 
 ## Planning
 
