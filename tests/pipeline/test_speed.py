@@ -18,7 +18,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def measured(pixels: int = 1_000_000, seconds: float = 10.0) -> Summary:
+def measured(pixels: int = 10_000_000, seconds: float = 100.0) -> Summary:
     summary = Summary("/out", "red", rows=8, done=8, failed=0, max_failed=0.05)
     summary.output_pixels, summary.seconds, summary.new_done = pixels, seconds, 1000
     return summary
@@ -35,15 +35,15 @@ def test_a_first_estimate_is_a_guess(job: Job) -> None:
 
 
 def test_the_next_estimate_is_by_what_was_measured(job: Job) -> None:
-    speed.remember(job, measured(pixels=1_000_000, seconds=10))
+    speed.remember(job, measured(pixels=10_000_000, seconds=100))
     seconds, is_measured = speed.estimate(changed(job, size="200x100"), PLAN)
     assert seconds == pytest.approx(1000 * 200 * 100 / 100_000)
     assert is_measured
 
 
 def test_the_last_run_counts(job: Job) -> None:
-    speed.remember(job, measured(pixels=1_000_000))
-    speed.remember(job, measured(pixels=2_000_000))
+    speed.remember(job, measured(pixels=10_000_000))
+    speed.remember(job, measured(pixels=20_000_000))
     assert speed.estimate(job, PLAN)[0] == pytest.approx(1000 * 64 * 64 / 200_000)
 
 
@@ -56,14 +56,14 @@ def test_other_kinds_of_jobs_have_a_speed_of_their_own(job: Job, other: dict[str
 
 
 def test_short_runs_measure_nothing(job: Job) -> None:
-    speed.remember(job, measured(seconds=1))
+    speed.remember(job, measured(seconds=20))
     speed.remember(job, measured(pixels=0))
     assert not speed.estimate(job, PLAN)[1]
 
 
 def test_native_sizes_are_estimated_by_bytes(job: Job) -> None:
     native = changed(job, size="native")
-    speed.remember(native, measured(pixels=1_000_000, seconds=10))
+    speed.remember(native, measured(pixels=10_000_000, seconds=100))
     few, _ = speed.estimate(native, PLAN)
     twice, _ = speed.estimate(native, Plan(left=1000, shards=2, left_bytes=2_000_000))
     assert few is not None
