@@ -252,7 +252,7 @@ class Storage:
         Raises:
             SystemFault: it is there but cannot be read.
         """
-        with _told("cannot read", url):
+        with told("cannot read", url):
             try:
                 data: bytes = self.patiently(url, lambda fs, path: fs.cat_file(path))
             except FileNotFoundError:
@@ -276,7 +276,7 @@ class Storage:
         if not files:
             return {}
         first = next(iter(files))
-        with _told("cannot write", first):
+        with told("cannot write", first):
             if scheme_of(first) == "file":
                 return self._put_all_local(files, folder)
             waiting = dict(files)
@@ -319,7 +319,7 @@ class Storage:
         Raises:
             SystemFault: it could not be written.
         """
-        with _told("cannot write", url):
+        with told("cannot write", url):
             if scheme_of(url) == "file":
                 return self._create_local(Path(absolute(url)), data)
             return bool(self.patiently(url, lambda fs, path: _put_if_absent(fs, path, data)))
@@ -339,7 +339,7 @@ class Storage:
         Raises:
             SystemFault: it cannot be removed.
         """
-        with _told("cannot remove", url), suppress(FileNotFoundError):
+        with told("cannot remove", url), suppress(FileNotFoundError):
             self.patiently(url, lambda fs, path: fs.rm(path, recursive=True))
 
     def names(self, url: str) -> list[str]:
@@ -349,7 +349,7 @@ class Storage:
             SystemFault: it cannot be listed.
         """
         found: list[str] = []
-        with _told("cannot list", url), suppress(FileNotFoundError):
+        with told("cannot list", url), suppress(FileNotFoundError):
             found = self.patiently(url, lambda fs, path: fs.ls(path, detail=False))
         return sorted(str(name).rstrip("/").rsplit("/", 1)[-1] for name in found)
 
@@ -383,7 +383,7 @@ def is_local(fs: AbstractFileSystem) -> bool:
 
 
 @contextmanager
-def _told(what: str, url: str) -> Iterator[None]:
+def told(what: str, url: str) -> Iterator[None]:
     """Inside, whatever goes wrong is a fault of the system, but for a wrong request."""
     try:
         yield

@@ -17,7 +17,7 @@ from fsspec.utils import glob_translate
 from pipeline.errors import RequestError
 from pipeline.manifest.rows import listed_rows
 from pipeline.manifest.tables import BATCH_ROWS
-from pipeline.storage import Storage, is_local
+from pipeline.storage import Storage, is_local, told
 from pipeline.url import S3_SCHEMES, join, redact_url, scheme_of
 
 IMAGE_SUFFIXES = frozenset(
@@ -147,7 +147,8 @@ def _s3_files(storage: Storage, path: str, root: str) -> Iterator[Found]:
     prefix = prefix and prefix + "/"
     request = {"Bucket": bucket, "Prefix": prefix}
     while True:
-        page = storage.patiently(root, lambda fs, _: fs.call_s3("list_objects_v2", **request))
+        with told("cannot list", root):
+            page = storage.patiently(root, lambda fs, _: fs.call_s3("list_objects_v2", **request))
         for item in page.get("Contents", []):
             if not item["Key"].endswith("/"):
                 uri = join(root, item["Key"].removeprefix(prefix))

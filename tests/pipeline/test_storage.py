@@ -12,6 +12,7 @@ import pytest
 
 from pipeline import retry
 from pipeline.errors import RequestError, RowError, SystemFault
+from pipeline.manifest.listings import files_below
 from pipeline.storage import Source, Storage
 from pipeline.url import join
 from tests.pipeline.servers import WAYS, Answer, Faulty, files, forward, serving
@@ -319,6 +320,15 @@ def test_a_bucket_that_does_not_answer_is_a_fault_of_the_system(
     faulty.faults = 9999
     with pytest.raises(SystemFault, match="s3://photos does not answer"):
         storage.read([Source(join(s3, "x"))])
+
+
+def test_a_listing_without_an_answer_is_a_fault_of_the_system(
+    faulty_s3: tuple[Faulty, Storage], s3: str
+) -> None:
+    faulty, storage = faulty_s3
+    faulty.faults = 9999
+    with pytest.raises(SystemFault, match="cannot list s3://"):
+        list(files_below(storage, s3))
 
 
 @pytest.mark.parametrize("bucket", ["Not A Bucket!", "id:hunter2@photos"])
