@@ -57,7 +57,7 @@ class StripNetwork:
         on_strip: Callable[[], None],
     ) -> None:
         self._network, self._steps = network, network.steps
-        self._style, self._photo = style, photo
+        self._style, self._photo = style.to(network.style_dtype), photo
         self._threads, self._on_strip = threads, on_strip
         self._dtype = network.dtype
         given = torch.from_numpy(photo).permute(2, 0, 1)[None]
@@ -119,7 +119,7 @@ class StripNetwork:
         self._each(half, lambda span: finish(*self._leave(x, span)))
 
     def _layer(self, layer: Layer) -> _StripLayer:
-        return _StripLayer(layer, self._style.to(self._network.style_dtype), self._steps)
+        return _StripLayer(layer, self._style, self._steps)
 
     def _each(self, rows: int, do: Callable[[Span], T]) -> list[T]:
         """``do`` for all strips of the image at a resolution with so many rows."""
@@ -221,13 +221,11 @@ class _StripLayer:
 
     def rectified(self, x: Tensor) -> Tensor:
         """Rows of the result, normalized and rectified, with a border on the left and right."""
-        rectified: Tensor = self._steps.rectified_rows(x, self._slope, self._offset)
-        return rectified
+        return self._steps.rectified_rows(x, self._slope, self._offset)
 
     def add_(self, x: Tensor, y: Tensor) -> Tensor:
         """``x`` with ``y``, rows of the result, normalized and added."""
-        added: Tensor = self._steps.add_rows_(x, y, self._slope, self._offset)
-        return added
+        return self._steps.add_rows_(x, y, self._slope, self._offset)
 
 
 def _reflected(index: Index, before: int, after: int) -> Index:

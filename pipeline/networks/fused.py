@@ -160,14 +160,16 @@ def _folded(row: Floats, channels: int) -> NDArray[np.float64]:
 
 
 @compiled
-def _tile(values: NDArray[Any], row: Floats) -> None:
-    """Repeat ``values`` all over ``row``."""
+def _tiled(values: NDArray[Any], length: int) -> Floats:
+    """A row of so many numbers, ``values`` again and again."""
     channels = len(values)
+    row = np.empty(length, np.float32)
     for c in range(channels):
         row[c] = values[c]
-    for start in range(channels, len(row), channels):
+    for start in range(channels, length, channels):
         for c in range(channels):
             row[start + c] = row[c]
+    return row
 
 
 @compiled
@@ -176,41 +178,43 @@ def _moments(x: Array, channels: int) -> tuple[NDArray[np.float64], NDArray[np.f
     height, length = x.shape
     total = np.zeros(length, np.float32)
     squares = np.zeros(length, np.float32)
-    offset = np.empty(length, np.float32)
     for i in range(SAMPLED_ROWS):
         row = x[height * (2 * i + 1) // (2 * SAMPLED_ROWS)]
         for k in range(length):
             total[k] += _wide(row[k])
-    level = _folded(total, channels) * (channels / (SAMPLED_ROWS * length))
-    _tile(level, offset)
+    level = _tiled(_folded(total, channels) * (channels / (SAMPLED_ROWS * length)), length)
     total[:] = 0
     fours = height - height % 4
     for y in range(0, fours, 4):
         row0, row1, row2, row3 = x[y], x[y + 1], x[y + 2], x[y + 3]
         for k in range(length):
-            a, b = _wide(row0[k]) - offset[k], _wide(row1[k]) - offset[k]
-            c, d = _wide(row2[k]) - offset[k], _wide(row3[k]) - offset[k]
+            a, b = _wide(row0[k]) - level[k], _wide(row1[k]) - level[k]
+            c, d = _wide(row2[k]) - level[k], _wide(row3[k]) - level[k]
             total[k] += (a + b) + (c + d)
             squares[k] += (a * a + b * b) + (c * c + d * d)
     for y in range(fours, height):
         row = x[y]
         for k in range(length):
-            a = _wide(row[k]) - offset[k]
+            a = _wide(row[k]) - level[k]
             total[k] += a
             squares[k] += a * a
     count = height * length / channels
     mean = _folded(total, channels) / count
     around = np.maximum(_folded(squares, channels) - mean * mean * count, 0.0)
-    return mean + offset[:channels], around
+    return mean + level[:channels], around
 
 
 @compiled
-def _learn(x: Array, scale: Floats, shift: Floats, slope: Floats, offset: Floats) -> None:
-    """What normalizing (H, W C) multiplies each number of a row with, and what it adds then."""
-    mean, squares = _moments(x, len(scale))
-    factor = scale / np.sqrt(squares * (len(scale) / x.size) + EPS)
-    _tile(factor, slope)
-    _tile(shift - mean * factor, offset)
+def _learned(x: Array, scale: Floats, shift: Floats, image: int) -> tuple[Floats, Floats]:
+    """What normalizing (H, W C) multiplies each number of a row with, and what it adds then.
+
+    It has the style of the image of that number, or of all.
+    """
+    style, channels = min(image, len(scale) - 1), scale.shape[1]
+    mean, squares = _moments(x, channels)
+    factor = scale[style] / np.sqrt(squares * (channels / x.size) + EPS)
+    length = x.shape[1]
+    return _tiled(factor, length), _tiled(shift[style] - mean * factor, length)
 
 
 @compiled
@@ -257,40 +261,28 @@ def _write_added(y: Array, slope: Floats, offset: Floats, x: Array, channels: in
 
 @compiled
 def _rectify(x: Array, scale: Floats, shift: Floats, result: Array) -> None:
-    slope = np.empty(x.shape[2], np.float32)
-    offset = np.empty(x.shape[2], np.float32)
     for image in range(len(x)):
-        style = min(image, len(scale) - 1)
-        _learn(x[image], scale[style], shift[style], slope, offset)
+        slope, offset = _learned(x[image], scale, shift, image)
         _write_rectified(x[image], slope, offset, result[image])
 
 
 @compiled
 def _add(x: Array, y: Array, scale: Floats, shift: Floats) -> None:
-    slope = np.empty(y.shape[2], np.float32)
-    offset = np.empty(y.shape[2], np.float32)
     for image in range(len(y)):
-        style = min(image, len(scale) - 1)
-        _learn(y[image], scale[style], shift[style], slope, offset)
+        slope, offset = _learned(y[image], scale, shift, image)
         _write_added(y[image], slope, offset, x[image], scale.shape[1])
 
 
 @compiled
 def _rectify_rows(x: Array, slope: Floats, offset: Floats, result: Array) -> None:
-    slopes = np.empty(x.shape[1], np.float32)
-    offsets = np.empty(x.shape[1], np.float32)
-    _tile(slope, slopes)
-    _tile(offset, offsets)
-    _write_rectified(x, slopes, offsets, result)
+    length = x.shape[1]
+    _write_rectified(x, _tiled(slope, length), _tiled(offset, length), result)
 
 
 @compiled
 def _add_rows(x: Array, y: Array, slope: Floats, offset: Floats) -> None:
-    slopes = np.empty(y.shape[1], np.float32)
-    offsets = np.empty(y.shape[1], np.float32)
-    _tile(slope, slopes)
-    _tile(offset, offsets)
-    _write_added(y, slopes, offsets, x, len(slope))
+    length = y.shape[1]
+    _write_added(y, _tiled(slope, length), _tiled(offset, length), x, len(slope))
 
 
 @compiled
@@ -306,8 +298,6 @@ def _raise(
     height, length = phased.shape
     width = length // (2 * scale.shape[1])
     size = copy.shape[1] // (2 * width)
-    slope = np.empty(length, np.float32)
-    offset = np.empty(length, np.float32)
     for image in range(len(windows)):
         for y in range(height):
             line, place = windows[image, y // 2 + y % 2], copy[y]
@@ -316,18 +306,16 @@ def _raise(
                 for k in range(size):
                     place[2 * i * size + k] = line[4 * i * size + phase + k]
                     place[(2 * i + 1) * size + k] = line[(4 * i + 5) * size + phase + k]
-        style = min(image, len(scale) - 1)
-        _learn(phased, scale[style], shift[style], slope, offset)
+        slope, offset = _learned(phased, scale, shift, image)
         _write_rectified(phased, slope, offset, result[image])
 
 
 @compiled
 def _enter(photos: NDArray[np.uint8], level: Floats, border: int, result: Array) -> None:
     batch, height, length = photos.shape
-    row = np.empty(length, np.float32)
     left, top = 3 * border, (result.shape[1] - height) // 2
     for image in range(batch):
-        _tile(level[image], row)
+        row = _tiled(level[image], length)
         for y in range(height):
             given, place = photos[image, y], result[image, y + top, left : left + length]
             for k in range(length):

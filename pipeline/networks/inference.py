@@ -60,7 +60,8 @@ class FastInference:
         self.dtype = dtype
         self.stride = network.stride
         self.styles = network.styles.detach()
-        # Its photos are 0 to 255; a power of two changes no digit of a weight.
+        # Its photos are 0 to 255; a power of two changes no digit of a weight, but of float16's
+        # smallest.
         self.down1 = layer(network.down1, network.down1.conv.weight / WHITE)
         self.down2 = as_trained(network.down2)
         self.blocks = [(as_trained(one), as_trained(other)) for one, other in network.blocks()]

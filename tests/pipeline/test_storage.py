@@ -313,22 +313,24 @@ def test_a_bucket_that_was_away_until_a_moment_ago_costs_no_row(
         assert storage.read([Source(join(s3, "x"))]) == [b"whole"]
 
 
+@pytest.mark.parametrize(
+    ("ask", "said"),
+    [
+        (
+            lambda storage, url: storage.read([Source(join(url, "x"))]),
+            "s3://photos does not answer",
+        ),
+        (lambda storage, url: list(files_below(storage, url)), "cannot list s3://"),
+    ],
+    ids=["read", "list"],
+)
 def test_a_bucket_that_does_not_answer_is_a_fault_of_the_system(
-    faulty_s3: tuple[Faulty, Storage], s3: str
+    faulty_s3: tuple[Faulty, Storage], s3: str, ask: Callable[[Storage, str], object], said: str
 ) -> None:
     faulty, storage = faulty_s3
     faulty.faults = 9999
-    with pytest.raises(SystemFault, match="s3://photos does not answer"):
-        storage.read([Source(join(s3, "x"))])
-
-
-def test_a_listing_without_an_answer_is_a_fault_of_the_system(
-    faulty_s3: tuple[Faulty, Storage], s3: str
-) -> None:
-    faulty, storage = faulty_s3
-    faulty.faults = 9999
-    with pytest.raises(SystemFault, match="cannot list s3://"):
-        list(files_below(storage, s3))
+    with pytest.raises(SystemFault, match=said):
+        ask(storage, s3)
 
 
 @pytest.mark.parametrize("bucket", ["Not A Bucket!", "id:hunter2@photos"])
