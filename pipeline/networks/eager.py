@@ -7,6 +7,9 @@ from torch import Tensor
 
 from pipeline.networks.norm import conditional_instance_norm
 
+# Of every so many rows and columns of a photo one is looked at for its level.
+LEVEL_STEP = 8
+
 
 def entered(photos: Tensor, border: int, dtype: torch.dtype) -> Tensor:
     """What the first convolution is given.
@@ -15,11 +18,17 @@ def entered(photos: Tensor, border: int, dtype: torch.dtype) -> Tensor:
         photos: (B, 3, H, W) uint8.
 
     Returns:
-        (B, 3, H + 2 border, W + 2 border), less the photo's level, with a border that reflects it.
+        Of (B, 3, H + 2 border, W + 2 border), less the photo's level, with a border that reflects
+        it, ``pairs``.
     """
     x = bordered(photos, border, dtype)
     inside(x, border).copy_(photos)
-    return lower_(reflect_(x, border), level_of(photos))
+    return pairs(lower_(reflect_(x, border), level_of(photos)))
+
+
+def ready(styles: Tensor) -> Tensor:
+    """Styles, (B, row length) float32, as they are taken by the steps, in parts."""
+    return styles
 
 
 def rectified(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
@@ -57,7 +66,7 @@ def entered_rows(photos: Tensor, level: Tensor, border: int, dtype: torch.dtype)
         level: of all of the photo, (1, 3, 1, 1) float32.
     """
     x = photos.to(dtype, memory_format=torch.channels_last)
-    return edged(lower_(x, level), border)
+    return pairs(edged(lower_(x, level), border))
 
 
 def moments(x: Tensor) -> Moments:
@@ -110,7 +119,15 @@ def level_of(photos: Tensor) -> Tensor:
     of large numbers, which torch's group_norm gets wrong for channels_last. What is left is a
     whole number again, which bfloat16 holds.
     """
-    return photos[:, :, ::8, ::8].float().mean((2, 3), keepdim=True).round_()
+    some = photos[:, :, ::LEVEL_STEP, ::LEVEL_STEP]
+    return some.float().mean((2, 3), keepdim=True).round_()
+
+
+def pairs(x: Tensor) -> Tensor:
+    """(B, C, H, W), channels last -> (B, 2 C, H, W / 2), the same memory: two pixels as one."""
+    batch, channels, height, width = x.shape
+    rows = x.permute(0, 2, 3, 1).view(batch, height, width // 2, 2 * channels)
+    return rows.permute(0, 3, 1, 2)
 
 
 def lower_(x: Tensor, level: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.networks.compiled import compiled
-from pipeline.networks.eager import Moments, bordered, empty, level_of
+from pipeline.networks.eager import LEVEL_STEP, Moments, bordered, empty, pairs
 from pipeline.networks.norm import EPS
 
 Array = NDArray[Any]  # float32, or bfloat16 as uint16
@@ -36,18 +36,24 @@ SAMPLED_ROWS = 4
 def entered(photos: Tensor, border: int, dtype: torch.dtype) -> Tensor:
     """As eager.entered."""
     result = bordered(photos, border, dtype)
-    _enter(_rows(photos), level_of(photos).flatten(1).numpy(), border, _rows(result))
-    return result
+    given = _rows(photos)
+    _enter(given, _levels(given, LEVEL_STEP), border, _rows(result))
+    return pairs(result)
 
 
-def rectified(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+def ready(styles: Tensor) -> Floats:
+    """As eager.ready."""
+    return styles.numpy()
+
+
+def rectified(x: Tensor, scale: Floats, shift: Floats) -> Tensor:
     """As eager.rectified."""
     result = bordered(x, 1, x.dtype)
     _rectify(_rows(x), _whole(scale), _whole(shift), _rows(result))
     return result
 
 
-def add_(x: Tensor, y: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+def add_(x: Tensor, y: Tensor, scale: Floats, shift: Floats) -> Tensor:
     """As eager.add_."""
     _add(_rows(x), _rows(y), _whole(scale), _whole(shift))
     return x
@@ -58,7 +64,7 @@ def entered_rows(photos: Tensor, level: Tensor, border: int, dtype: torch.dtype)
     batch, channels, height, width = photos.shape
     result = empty((batch, channels, height, width + 2 * border), photos, dtype)
     _enter(_rows(photos), level.flatten(1).numpy(), border, _rows(result))
-    return result
+    return pairs(result)
 
 
 def moments(x: Tensor) -> Moments:
@@ -81,7 +87,7 @@ def add_rows_(x: Tensor, y: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
     return x
 
 
-def raised(windows: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+def raised(windows: Tensor, scale: Floats, shift: Floats) -> Tensor:
     """As eager.raised."""
     batch, channels, height, width = windows.shape
     channels, height, width = channels // 4, 2 * (height - 1), 2 * (width - 1)
@@ -113,15 +119,16 @@ def finished(x: Tensor, photos: Tensor, strengths: Tensor) -> Tensor:
 
 def _rows(x: Tensor) -> Array:
     """(B, C, H, W) -> (B, H, W C), the same memory where it is channels last."""
-    batch, channels, height, width = x.shape
     x = x.contiguous(memory_format=torch.channels_last)
-    rows = x.permute(0, 2, 3, 1).view(batch, height, width * channels)
-    return rows.view(torch.uint16).numpy() if x.dtype == torch.bfloat16 else rows.numpy()
+    if x.dtype == torch.bfloat16:
+        x = x.view(torch.uint16)
+    batch, _, height, _ = x.shape
+    return x.numpy().transpose(0, 2, 3, 1).reshape(batch, height, -1)
 
 
-def _whole(style: Tensor) -> Floats:
+def _whole(style: Floats) -> Floats:
     """Columns of styles as an array of their own, so that each step is compiled but once."""
-    return np.ascontiguousarray(style.numpy())
+    return np.ascontiguousarray(style)
 
 
 def _wide(value: Any) -> Any:
@@ -308,6 +315,24 @@ def _raise(
                     place[(2 * i + 1) * size + k] = line[(4 * i + 5) * size + phase + k]
         slope, offset = _learned(phased, scale, shift, image)
         _write_rectified(phased, slope, offset, result[image])
+
+
+@compiled
+def _levels(photos: NDArray[np.uint8], step: int) -> Floats:
+    """eager.level_of each of (B, H, W 3)."""
+    batch, height, length = photos.shape
+    result = np.zeros((batch, 3), np.float32)
+    for image in range(batch):
+        total = np.zeros(3, np.int64)
+        count = 0
+        for y in range(0, height, step):
+            for start in range(0, length, 3 * step):
+                count += 1
+                for c in range(3):
+                    total[c] += photos[image, y, start + c]
+        for c in range(3):
+            result[image, c] = np.rint(total[c] / count)
+    return result
 
 
 @compiled

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from types import ModuleType
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +29,7 @@ class Layer:
     """A convolution, and where a style has the scale and shift of the normalization after it."""
 
     weight: Tensor
-    stride: int
+    stride: tuple[int, int]
     border: int  # rows and columns that the kernel wants on each side of what it is given
     scale: slice
     shift: slice
@@ -50,22 +51,22 @@ class FastInference:
         def ready(weight: Tensor) -> Tensor:
             return weight.detach().to(dtype).contiguous(memory_format=torch.channels_last)
 
-        def layer(styled: StyledConv, weight: Tensor) -> Layer:
-            stride = styled.conv.stride[0]
+        def layer(styled: StyledConv, weight: Tensor, stride: tuple[int, int]) -> Layer:
             return Layer(ready(weight), stride, styled.padding, styled.scale, styled.shift)
 
         def as_trained(styled: StyledConv) -> Layer:
-            return layer(styled, styled.conv.weight)
+            down, right = styled.conv.stride
+            return layer(styled, styled.conv.weight, (down, right))
 
         self.dtype = dtype
         self.stride = network.stride
         self.styles = network.styles.detach()
         # Its photos are 0 to 255; a power of two changes no digit of a weight, but of float16's
         # smallest.
-        self.down1 = layer(network.down1, network.down1.conv.weight / WHITE)
+        self.down1 = layer(network.down1, of_pairs(network.down1.conv.weight / WHITE), (2, 1))
         self.down2 = as_trained(network.down2)
         self.blocks = [(as_trained(one), as_trained(other)) for one, other in network.blocks()]
-        self.up = layer(network.up, at_small_size(network.up.conv.weight.detach()))
+        self.up = layer(network.up, at_small_size(network.up.conv.weight.detach()), (1, 1))
         self._out = ready(phase_by_phase(network.out.weight))
         self._bias = None
         if network.out.bias is not None:
@@ -111,9 +112,10 @@ class FastInference:
 
     def activations(self, photos: Tensor, mix: Tensor) -> Tensor:
         """What the last layer is given, of photos and styles as a call has them."""
-        steps, style = self.steps, mix @ self.styles
+        steps = self.steps
+        style = steps.ready(mix @ self.styles)
 
-        def of(layer: Layer) -> tuple[Tensor, Tensor]:
+        def of(layer: Layer) -> tuple[Any, Any]:
             return style[:, layer.scale], style[:, layer.shift]
 
         x = steps.entered(photos, self.down1.border, self.dtype)
@@ -135,6 +137,14 @@ def _steps(device: torch.device, dtype: torch.dtype) -> ModuleType:
         log.warning(f"the network takes up to twice as long as it could, without Numba: {error}")
         return eager
     return fused
+
+
+def of_pairs(weight: Tensor) -> Tensor:
+    """(O, I, H, W), with stride 2 -> (O, 2 I, H, W / 2), of ``eager.pairs``, with stride (2, 1).
+
+    The same sums; but of three channels at a time they take half as long again in bfloat16.
+    """
+    return weight.reshape(*weight.shape[:3], -1, 2).movedim(4, 1).flatten(1, 2)
 
 
 def at_small_size(weight: Tensor) -> Tensor:

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 
 from pipeline.networks import eager, fused, inference
-from pipeline.networks.eager import lower_, phases, pixel_shuffle, reflect_, replicate_
+from pipeline.networks.eager import lower_, pairs, phases, pixel_shuffle, reflect_, replicate_
 from pipeline.networks.fast import FastTransformNet
-from pipeline.networks.inference import FastInference, at_small_size, phase_by_phase
+from pipeline.networks.inference import FastInference, at_small_size, of_pairs, phase_by_phase
 from pipeline.networks.norm import WHITE
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -67,6 +67,13 @@ def test_a_convolution_at_the_small_size_is_that_of_the_upsampled(size: tuple[in
     upsampled = F.pad(F.interpolate(x, scale_factor=2.0), (1, 1, 1, 1), mode="reflect")
     ours = phases(F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), at_small_size(weight)))
     torch.testing.assert_close(ours, F.conv2d(upsampled, weight), rtol=1e-4, atol=1e-4)
+
+
+def test_a_convolution_of_pairs_is_that_of_pixels() -> None:
+    x = torch.randn(2, 3, 10, 12).contiguous(memory_format=torch.channels_last)
+    weight = torch.randn(5, 3, 6, 6)
+    ours = F.conv2d(pairs(x), of_pairs(weight), stride=(2, 1))
+    torch.testing.assert_close(ours, F.conv2d(x, weight, stride=2), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -136,13 +143,14 @@ def test_each_step_is_what_it_should_be(
         values.to(dtype).float()
         for values in (torch.rand(styles, channels) + 0.1, torch.randn(styles, channels))
     )
+    taken = [steps.ready(values) for values in style]
     x = numbers(height, width)
-    check(steps.rectified(x, *style), normalized(x).relu())
+    check(steps.rectified(x, *taken), normalized(x).relu())
     around = numbers(height + 2, width + 2)
     added = around.double()[:, :, 1:-1, 1:-1] + normalized(x)
-    check(steps.add_(around, x, *style), added)
+    check(steps.add_(around, x, *taken), added)
     windows = numbers(height + 1, width + 1, 4 * channels)
-    check(steps.raised(windows, *style), normalized(phases(windows)).relu())
+    check(steps.raised(windows, *taken), normalized(phases(windows)).relu())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -175,7 +183,7 @@ def test_statistics_are_right_where_all_is_nearly_the_same() -> None:
     x = torch.full((1, 8, 64, 64), 200.0)
     x[:, :, 0, :3] = 201.0
     x = x.contiguous(memory_format=torch.channels_last)
-    scale, shift = torch.ones(1, 8), torch.zeros(1, 8)
+    scale, shift = fused.ready(torch.ones(1, 8)), fused.ready(torch.zeros(1, 8))
     expected = F.group_norm(x.double(), 8).relu().float()
     torch.testing.assert_close(
         fused.rectified(x, scale, shift)[:, :, 1:-1, 1:-1], expected, rtol=1e-4, atol=1e-4
