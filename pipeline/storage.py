@@ -6,18 +6,16 @@ import asyncio
 import logging
 import os
 import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, partial
-from pathlib import Path
 from typing import Any
 
 from fsspec import AbstractFileSystem, filesystem
 from fsspec.asyn import AsyncFileSystem, sync
 
-from pipeline import retry
+from pipeline import disk, retry
 from pipeline.errors import RequestError, RowError, SystemFault
 from pipeline.url import S3_SCHEMES, WEB_SCHEMES, absolute, describe, redact_url, scheme_of, tar_of
 from pipeline.web import REFUSED, is_private, public_web
@@ -65,7 +63,7 @@ class Storage:
     ) -> None:
         self._options = dict(options or {})
         self._public_web = None if allow_private else cache(public_web)
-        self._scratch = Path(scratch) if scratch else None
+        self._scratch = scratch
         self._s3_systems: dict[int, AbstractFileSystem] = {}
         self._waited_in_vain = False
 
@@ -241,7 +239,8 @@ class Storage:
             else:
                 fs, _ = self._open(wanted[0].uri, 1)
             paths = [str(fs._strip_protocol(tar_of(source.uri))) for source in wanted]
-            got = fs.cat_ranges(paths, [s.offset for s in wanted], [s.end for s in wanted])
+            read = disk.read_ranges if is_local(fs) else fs.cat_ranges
+            got = read(paths, [s.offset for s in wanted], [s.end for s in wanted])
             for index, result in zip(indices, got, strict=True):
                 results[index] = result
         return results
@@ -287,29 +286,13 @@ class Storage:
         taken = {}
         for url, data in files.items():
             try:
-                self._put_local(Path(absolute(url)), data)
+                disk.put(absolute(url), data, self._scratch)
             except (FileExistsError, NotADirectoryError, IsADirectoryError):
                 if not os.path.isdir(folder):
                     raise
                 why = "another id has taken its name, or that of its folder"
                 taken[url] = RowError("input", why)
         return taken
-
-    def _put_local(self, path: Path, data: bytes) -> None:
-        folder = self._scratch or path.parent
-        temporary = folder / f"{uuid.uuid4().hex}.partial"
-        try:
-            try:
-                temporary.write_bytes(data)
-                temporary.replace(path)
-            except FileNotFoundError:  # the first file of a folder
-                for missing in (path.parent, folder):
-                    missing.mkdir(parents=True, exist_ok=True)
-                temporary.write_bytes(data)
-                temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
 
     def create(self, url: str, data: bytes) -> bool:
         """Put ``data`` at ``url`` unless something is there; whether it was put.
@@ -321,17 +304,8 @@ class Storage:
         """
         with told("cannot write", url):
             if scheme_of(url) == "file":
-                return self._create_local(Path(absolute(url)), data)
+                return disk.create(absolute(url), data)
             return bool(self.patiently(url, lambda fs, path: _put_if_absent(fs, path, data)))
-
-    def _create_local(self, path: Path, data: bytes) -> bool:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with path.open("xb") as file:  # not os.link, which memory cards and their like lack
-                file.write(data)
-        except FileExistsError:
-            return False
-        return True
 
     def delete(self, url: str) -> None:
         """Remove the file, folder or prefix at ``url``, if there is one.

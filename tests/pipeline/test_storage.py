@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import resource
 import socket
 import threading
 import time
@@ -149,6 +150,17 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(SystemFault, match=r"cannot write .*/taken"):
         Storage().write({str(tmp_path / "taken"): b"x"})
     assert sorted(tmp_path.rglob("*")) == [tmp_path / "taken", tmp_path / "taken" / "full"]
+
+
+def test_a_disk_that_takes_but_a_part_of_a_file_has_none_of_it(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(SystemFault, match="too large"):
+            Storage().write({str(tmp_path / "x"): b"x" * 1001})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not list(tmp_path.iterdir())
 
 
 def test_unfinished_files_lie_in_the_scratch_folder(tmp_path: Path) -> None:

@@ -1,0 +1,80 @@
+"""Bytes from and to this machine's disks, with as few system calls as it takes.
+
+For each of them a thread lets go of Python's lock and waits to have it again, while others decode
+and stylize.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Literal
+
+
+def read_ranges(
+    paths: Sequence[str], starts: Sequence[int | None], ends: Sequence[int | None]
+) -> list[bytes | Exception]:
+    """As ``AbstractFileSystem.cat_ranges`` of fsspec: of each file the bytes from ``start``, or its
+    own, up to ``end``, or its own; or what was wrong with it.
+    """
+    results: list[bytes | Exception] = []
+    for path, start, end in zip(paths, starts, ends, strict=True):
+        try:
+            results.append(_read(path, start or 0, end))
+        except Exception as error:
+            results.append(error)
+    return results
+
+
+def _read(path: str, start: int, end: int | None) -> bytes:
+    if end is None and not start:
+        with open(path, "rb", buffering=0) as file:
+            return file.readall()
+    with open(path, "rb") as file:
+        file.seek(start)
+        return file.read(-1 if end is None else end - start)
+
+
+def put(path: str, data: bytes, scratch: str = "") -> None:
+    """Put ``data`` at ``path``: whole under its name or not at all.
+
+    Args:
+        scratch: a folder on the same file system for what is not whole yet, rather than beside it.
+    """
+    folder = os.path.dirname(path)
+    temporary = f"{scratch or folder}/{uuid.uuid4().hex}.partial"
+    try:
+        try:
+            _write(temporary, "wb", data)
+            os.replace(temporary, path)
+        except FileNotFoundError:  # the first file of a folder
+            os.makedirs(folder, exist_ok=True)
+            os.makedirs(scratch or folder, exist_ok=True)
+            _write(temporary, "wb", data)
+            os.replace(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def _write(path: str, mode: Literal["wb", "xb"], data: bytes) -> None:
+    with open(path, mode, buffering=0) as file:
+        rest = memoryview(data)
+        while rest:  # a disk that is nearly full takes less than all
+            rest = rest[file.write(rest) :]
+
+
+def create(path: str, data: bytes) -> bool:
+    """Put ``data`` at ``path`` unless something is there; whether it was put.
+
+    Others may see it half written.
+    """
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    try:
+        _write(path, "xb", data)  # not os.link, which memory cards and their like lack
+    except FileExistsError:
+        return False
+    return True
