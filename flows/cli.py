@@ -273,7 +273,7 @@ def evaluate(
 def bench(
     *,
     images: str = "",
-    count: int = 1024,
+    count: int = 2048,
     against: tuple[Path, ...] = (),
     plot: str = "",
     json: bool = False,

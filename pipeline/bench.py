@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jinja2 import Environment, PackageLoader
@@ -42,7 +42,9 @@ DISTINCT = 64
 SECONDS = 4.0
 WARM_UP = 1.0
 
-SHARD = 64  # images, in the measurement end to end
+# In the measurement end to end: images of a shard, at least, and shards of a worker.
+FEWEST_OF_SHARD = 64
+SHARDS = 4
 
 # Another program is watched for so long, after its first result.
 RIVAL_SECONDS = 15.0
@@ -63,9 +65,11 @@ class Figures:
     """Images a second of the whole machine, all of SIZE x SIZE.
 
     Args:
-        decode, network, encode: each alone on all cores; of the network, pixels in memory to
-            pixels in memory. allowed: what these allow end to end: on a CPU they share the
-            cores, beside a GPU decoding and encoding do. limit: which takes most.
+        decode, network, encode: each alone on all cores: photos are decoded, results encoded;
+            the network takes pixels in memory to pixels in memory.
+        allowed: what these allow end to end: on a CPU they share the cores, beside a GPU decoding
+            and encoding do.
+        limit: which takes most.
         end_to_end: JPEG files to JPEG files and ledger, workers running.
     """
 
@@ -107,25 +111,27 @@ def measure(
         files = [encode(picture, "jpg", QUALITY) for picture in pictures]
         devices = devices_for(_job(folder), sys.maxsize)
         kind = kind_of(devices)
-        _write(files, folder / "photos", count + len(devices) * SHARD)
+        shard = max(FEWEST_OF_SHARD, count // (SHARDS * len(devices)))
+        _write(files, folder / "photos", count + len(devices) * shard)
         _write(files, folder / "rivals", count)
         # Before and after, and the mean of both: a busy neighbour shall not decide the ratio.
-        before = _rivals(against, folder, tell)
-        rates = {}
+        before = _rivals(against, folder, "before", tell)
         tell("decode")
-        rates["decode"] = _threaded(lambda data: decode(data, (SIZE, SIZE), MAX_PIXELS), files)
-        tell("encode")
-        rates["encode"] = _threaded(lambda pixels: encode(pixels, "jpg", QUALITY), pictures)
+        decoding = _threaded(lambda data: decode(data, (SIZE, SIZE), MAX_PIXELS).pixels, files)
         tell("network")
         alone = devices if kind == "cuda" else devices[:1] * cpu_count()
-        rates["network"] = _network_rate(alone)
+        network = _network_rate(alone)
         tell("end to end")
-        whole = _end_to_end(folder)
-        after = _rivals(against, folder, tell)
+        whole = _end_to_end(folder, shard)
+        tell("encode")
+        results = [decode(data, None, MAX_PIXELS).pixels for data in _results(folder)]
+        encoding = _threaded(lambda pixels: encode(pixels, "jpg", QUALITY), results)
+        after = _rivals(against, folder, "after", tell)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    shared = rates.values() if kind == "cpu" else (rates["decode"], rates["encode"])
-    allowed = min(rates["network"], 1.0 / sum(1.0 / rate for rate in shared))
+    rates = {"decode": decoding, "network": network, "encode": encoding}
+    shared = rates.values() if kind == "cpu" else (decoding, encoding)
+    allowed = min(network, 1.0 / sum(1.0 / rate for rate in shared))
     rivals = []
     for script, one, other in zip(against, before, after, strict=True):
         rate = (one + other) / 2
@@ -221,20 +227,25 @@ def _network_rate_here(device: str) -> float:
     return _rate(len(stylizer(batch, mixes, strengths)) for _ in itertools.count())
 
 
-def _job(folder: Path) -> Job:
+def _job(folder: Path, shard: int | Literal["auto"] = "auto") -> Job:
     return Job(
         source=str(folder / "photos"),
         out=str(folder / "out"),
         style=find_pack("").names[0],
         size=str(SIZE),
         quality=QUALITY,
-        shard_size=SHARD,
+        shard_size=shard,
     )
 
 
-def _end_to_end(folder: Path) -> float:
+def _results(folder: Path) -> Iterator[bytes]:
+    files = sorted((folder / "out" / "images").iterdir())
+    return (file.read_bytes() for file in files[:DISTINCT])
+
+
+def _end_to_end(folder: Path, shard: int) -> float:
     """With workers that run already: how long a start takes does not tell how fast they are."""
-    job = _job(folder)
+    job = _job(folder, shard)
     request = prepare(job)
     _, refs = begin(request)
     pool = WorkerPool(request.job, devices_for(job, sys.maxsize)[: len(refs)])
@@ -253,12 +264,15 @@ def _do(threads: ThreadPoolExecutor, pool: WorkerPool, refs: Iterable[ShardRef])
     return sum(threads.map(lambda ref: pool.run(ref, lambda message: None).done, refs))
 
 
-def _rivals(scripts: Sequence[Path], folder: Path, tell: Callable[[str], None]) -> list[float]:
+def _rivals(
+    scripts: Sequence[Path], folder: Path, when: str, tell: Callable[[str], None]
+) -> list[float]:
     rates = []
-    for script in scripts:
+    for number, script in enumerate(scripts):
         tell(script.name)
-        rates.append(_rival(script, folder / "rivals", folder / "rival-results"))
-        shutil.rmtree(folder / "rival-results")
+        # Each has a folder, which stays until the end: ext4 without a journal takes several times
+        # as long for a new file while many others have just been removed.
+        rates.append(_rival(script, folder / "rivals", folder / f"rival-{number}-{when}"))
     return rates
 
 

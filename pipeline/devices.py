@@ -19,7 +19,7 @@ WORKER_MEMORY = {"cpu": 1536, "cuda": 3072}
 
 # Rows of a shard, of 256x256 pixels each: several seconds of work, beside which the requests for
 # the shard itself are few, and which a worker that is killed may lose. Of larger images fewer.
-SHARD_ROWS = {"cpu": 512, "cuda": 2048}
+SHARD_ROWS = {"cpu": 512, "amx": 2048, "cuda": 2048}
 FEWEST_ROWS = 8
 
 # Pixels of a worker, at least: for fewer it does not pay to start one, which takes some seconds.
@@ -88,7 +88,7 @@ def shard_rows(job: Job, devices: Sequence[str], file_bytes: float | None = None
     """
     if job.shard_size != "auto":
         return job.shard_size
-    most = SHARD_ROWS[kind_of(devices)]
+    most = SHARD_ROWS[pace_of(devices)]
     return min(most, max(FEWEST_ROWS, int(most * 256**2 / pixels_of(job, file_bytes))))
 
 
@@ -104,6 +104,12 @@ def kind_of(devices: Sequence[str]) -> str:
     return "cuda" if devices[0].startswith("cuda") else "cpu"
 
 
+def pace_of(devices: Sequence[str]) -> str:
+    """How quick they are: cuda, or cpu, or amx of processors that are several times as quick."""
+    kind = kind_of(devices)
+    return "amx" if kind == "cpu" and _has_amx() else kind
+
+
 def check_device(job: Job) -> None:
     """See whether the GPU that a job asks for is in this machine.
 
@@ -117,6 +123,15 @@ def check_device(job: Job) -> None:
             from pipeline.stylizer import pick_device
 
             pick_device(job.device)
+
+
+@cache
+def _has_amx() -> bool:
+    """Whether the processor has Intel's unit for matrices of bfloat16."""
+    try:
+        return "amx_bf16" in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
 
 
 def _gpu_count() -> int:

@@ -59,8 +59,8 @@ class Settings(BaseModel):
     )
     shard_size: Count = Field(
         "auto",
-        description="Rows that are committed together, at most; auto: 512, on a GPU 2,048, of "
-        "images larger than 256x256 fewer.",
+        description="Rows that are committed together, at most; auto: 512, on a GPU or with AMX "
+        "2,048, of images larger than 256x256 fewer.",
     )
     workers: Count = Field(
         "auto", description="Worker processes; auto: one a core, fewer for a few hundred images."

@@ -251,7 +251,7 @@ class _Cutter:
     def __init__(self, size: int, workers: int) -> None:
         self._size = size
         self._share = min(2 * workers, MOST_HELD)
-        self._least = max(LEAST_ROWS, size // 8)
+        self._least = max(LEAST_ROWS, size // 16)
         self._waiting: list[pa.Table] = []
         self._count = 0
 

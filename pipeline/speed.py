@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from pipeline.devices import cpu_count, devices_for, kind_of, pixels_of
+from pipeline.devices import cpu_count, devices_for, kind_of, pace_of, pixels_of
 from pipeline.job import Job
 from pipeline.plan import Plan
 from pipeline.results import Summary
 
 # Pixels a second where nothing has been measured yet: of a core, of a GPU.
-GUESS = {"cpu": 4e6, "cuda": 200e6}
+GUESS = {"cpu": 4e6, "amx": 16e6, "cuda": 200e6}
 
 # Shorter runs measure the start of the workers, for which they may have to compile first.
 MEASURED_SECONDS = 30
@@ -44,7 +44,7 @@ def estimate(job: Job, plan: Plan) -> tuple[float | None, bool]:
         return None, False
     # Workers share all cores, however many there are of them.
     kind = kind_of(devices)
-    rate = known or GUESS[kind] * (cpu_count() if kind == "cpu" else len(set(devices)))
+    rate = known or GUESS[pace_of(devices)] * (cpu_count() if kind == "cpu" else len(set(devices)))
     return pixels / rate, known is not None
 
 

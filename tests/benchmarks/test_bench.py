@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from flows.cli import main
@@ -59,6 +60,8 @@ def test_the_good_afternoon_does_the_same_as_restyle(tmp_path: Path) -> None:
     subprocess.run(command, check=True, env=os.environ | {"TORCH_COMPILE_DISABLE": "1"})
     pack = find_pack("")
     stylizer = Stylizer(pack, "auto")
+    # In bfloat16 theirs is rounded more often, the photo first of all.
+    close = 1 if stylizer.dtype == torch.float32 else 3
     for path in sorted(photos.iterdir()):
         photo = open_image(path.read_bytes())[None]
         ours = stylizer(photo, [Mix({pack.names[0]: 1.0})], [1.0])[0]
@@ -66,7 +69,7 @@ def test_the_good_afternoon_does_the_same_as_restyle(tmp_path: Path) -> None:
         # By their encoder: two differ by more than what they are compared for.
         Image.fromarray(ours).save(tmp_path / "ours.jpg", quality=92)
         ours = open_image((tmp_path / "ours.jpg").read_bytes())
-        assert np.abs(ours.astype(int) - theirs).mean() < 1
+        assert np.abs(ours.astype(int) - theirs).mean() < close
 
 
 def test_files_that_are_no_photos_are_passed_over(tmp_path: Path) -> None:

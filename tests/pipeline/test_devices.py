@@ -33,7 +33,10 @@ def test_as_many_workers_as_asked_for_share_the_device(job: Job) -> None:
     assert devices_for(auto, 10**6) == ["cuda:1"]
 
 
-def test_shards_are_larger_on_a_gpu_unless_their_size_is_given(job: Job) -> None:
+def test_shards_are_larger_where_work_is_quick_unless_their_size_is_given(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "_has_amx", lambda: False)
     auto = job.model_copy(update={"shard_size": "auto"})
     assert shard_rows(auto, ["cuda:0", "cuda:1"]) > shard_rows(auto, ["cpu"]) > 100
     assert shard_rows(auto, ["cpu"], 5e6) == shard_rows(auto, ["cpu"])
@@ -42,6 +45,8 @@ def test_shards_are_larger_on_a_gpu_unless_their_size_is_given(job: Job) -> None
     native = auto.model_copy(update={"size": "native"})
     assert [shard_rows(native, ["cpu"], n) for n in (None, 1e5, 5e6)] == [32, 83, 8]
     assert shard_rows(job.model_copy(update={"shard_size": 3}), ["cuda:0"]) == 3
+    monkeypatch.setattr(devices, "_has_amx", lambda: True)
+    assert shard_rows(auto, ["cpu"]) == 2048
 
 
 @pytest.mark.parametrize(
