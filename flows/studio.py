@@ -15,7 +15,7 @@ from rich.table import Table
 from flows.terminal import console
 from pipeline.errors import RequestError
 from pipeline.folder import make_folder
-from pipeline.storage import Storage
+from pipeline.storage import Storage, told
 from pipeline.styles.library import choose_pack, packs_at
 from pipeline.text import plural
 from pipeline.url import redact_url
@@ -81,7 +81,8 @@ def train_pack(config: TrainConfig) -> int:
     def draw_sheet() -> None:
         if not console.is_terminal:  # where the bar does not show
             console.print(f"step {trainer.step:,} of {config.all_steps:,}")
-        trainer.preview().save(trainer.sheet)
+        with told("cannot write", str(trainer.sheet)):
+            trainer.preview().save(trainer.sheet)
 
     columns = (TextColumn("step {task.completed:,}"), BarColumn(bar_width=None),
                TextColumn("{task.fields[text]}"), TimeRemainingColumn())  # fmt: skip

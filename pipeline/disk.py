@@ -44,7 +44,7 @@ def put(path: str, data: bytes, scratch: str = "") -> None:
         scratch: a folder on the same file system for what is not whole yet, rather than beside it.
     """
     folder = os.path.dirname(path)
-    temporary = f"{scratch or folder}/{uuid.uuid4().hex}.partial"
+    temporary = os.path.join(scratch or folder, f"{uuid.uuid4().hex}.partial")
     try:
         try:
             _write(temporary, "wb", data)

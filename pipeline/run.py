@@ -16,6 +16,7 @@ from pipeline.errors import RequestError, SystemFault
 from pipeline.job import Job
 from pipeline.ledger import RESERVED, Ledger
 from pipeline.manifest import Manifest, open_manifest
+from pipeline.manifest.listings import IMAGE_SUFFIXES
 from pipeline.output import Output
 from pipeline.plan import Plan, Shard, plan_shards
 from pipeline.results import Summary
@@ -25,7 +26,7 @@ from pipeline.styles.library import choose_pack, packs_at
 from pipeline.styles.mix import parse_style, styles_in
 from pipeline.styles.pack import Pack
 from pipeline.text import plural
-from pipeline.url import absolute, join
+from pipeline.url import absolute, join, redact_url
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,11 @@ def prepare(job: Job) -> Request:
     storage.check(job.out)
     if os.path.isfile(job.out):
         raise RequestError(f"--out {job.out} is a file; name a folder")
+    if os.path.splitext(job.out)[1].lower() in IMAGE_SUFFIXES and not os.path.isdir(job.out):
+        raise RequestError(
+            f"--out {redact_url(job.out)} is to be a folder, for results and what is known of "
+            "them, but has the name of an image; name it otherwise"
+        )
     manifest = open_manifest(
         storage, job.source, out=job.out, reserved=RESERVED, allow_schemes=job.allow_scheme
     )

@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
+from pipeline import disk
 from pipeline.errors import RequestError
+from pipeline.storage import told
 from pipeline.url import describe
 
 if TYPE_CHECKING:
@@ -127,7 +129,7 @@ def save_pack(path: Path, network: FastTransformNet, cards: Sequence[Card]) -> N
     """Write ``network`` and a card for each of its styles, in the order of its rows.
 
     Raises:
-        ValueError: not one card for each style.
+        ValueError: not one card for each style. SystemFault: it cannot be written.
     """
     if len(cards) != len(network.styles):
         raise ValueError(f"{len(network.styles)} styles but {len(cards)} cards")
@@ -138,7 +140,7 @@ def copy_pack(pack: Pack, path: Path, cards: Sequence[Card]) -> None:
     """Write a pack with other cards; its weights stay as they are.
 
     Raises:
-        ValueError: not one card for each style.
+        ValueError: not one card for each style. SystemFault: it cannot be written.
     """
     if len(cards) != len(pack.cards):
         raise ValueError(f"{len(pack.cards)} styles but {len(cards)} cards")
@@ -160,8 +162,8 @@ def _write(
     from safetensors.torch import save
 
     header = {"network": network, "config": config, "cards": [asdict(card) for card in cards]}
-    path.parent.mkdir(parents=True, exist_ok=True)
     # One key, because safetensors writes several in any order.
     metadata = {"restyle": json.dumps(header, ensure_ascii=False)}
     laid_out = {name: tensor.contiguous() for name, tensor in weights.items()}
-    path.write_bytes(save(laid_out, metadata=metadata))
+    with told("cannot write", str(path)):
+        disk.put(str(path), save(laid_out, metadata=metadata))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from copy import deepcopy
@@ -18,12 +18,13 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from pipeline import disk
 from pipeline.codec import Pixels
 from pipeline.errors import RequestError, SystemFault
 from pipeline.folder import make_folder
 from pipeline.networks.fast import FastTransformNet
 from pipeline.networks.features import load_features
-from pipeline.storage import Storage
+from pipeline.storage import Storage, told
 from pipeline.styles.pack import RIGHTS, Card, read_pack, save_pack
 from pipeline.stylizer import pick_device, pick_dtype
 from pipeline.training.balance import CONTENT_TARGETS, FIRST, ContentWeights
@@ -188,7 +189,7 @@ class Trainer:
             on_step: is told each step's losses. on_checkpoint: that a checkpoint was written.
 
         Raises:
-            SystemFault: the training has diverged.
+            SystemFault: the training has diverged, or what it makes cannot be written.
         """
         config = self.config
         started = time.monotonic() - self.seconds
@@ -299,9 +300,10 @@ class Trainer:
             "optimizer": self._optimizer.state_dict(),
             "content_weights": self._content_weights.logarithms,
         }
-        partial = self.checkpoint.with_suffix(".partial")
-        torch.save(state, partial)
-        os.replace(partial, self.checkpoint)
+        data = io.BytesIO()
+        torch.save(state, data)
+        with told("cannot write", str(self.checkpoint)):
+            disk.put(str(self.checkpoint), data.getvalue())
 
     def _resume(self) -> None:
         if not self.checkpoint.exists():

@@ -45,6 +45,7 @@ def test_prepare_makes_all_places_full(job: Job, monkeypatch: pytest.MonkeyPatch
         ({"source": "/no/such/x.tar"}, "x.tar does not exist"),
         ({"source": "nosuch://bucket/x"}, "nosuch"),
         ({"pack": "/no/such.safetensors"}, "no style pack at /no/such.safetensors"),
+        ({"out": "/no/such/result.JPG"}, "result.JPG is to be a folder.*the name of an image"),
         ({"device": "cuda:99"}, "cuda:99 is not to be had.*--device cpu does without"),
     ],
 )
@@ -54,6 +55,11 @@ def test_a_wrong_request_is_refused_before_anything_is_written(
     with pytest.raises(RequestError, match=message):
         prepare(changed(job, **settings))
     assert not Path(job.out).exists()
+
+
+def test_a_folder_that_has_the_name_of_an_image_is_a_folder(job: Job, tmp_path: Path) -> None:
+    (tmp_path / "all.jpg").mkdir()
+    prepare(changed(job, out=str(tmp_path / "all.jpg")))
 
 
 def test_a_pack_in_a_bucket_is_found_from_anywhere(job: Job, s3: str) -> None:

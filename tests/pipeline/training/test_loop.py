@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -366,6 +367,26 @@ def test_a_painting_of_one_colour_is_refused(make: Make, tmp_path: Path) -> None
     (tmp_path / "flat.jpg").write_bytes(encode(flat, "jpg", 90))
     with pytest.raises(RequestError, match=r"flat\.jpg is of one colour"):
         Trainer(make(images=[str(tmp_path / "flat.jpg")]))
+
+
+def test_no_room_for_a_checkpoint_is_told_and_leaves_the_last_one(
+    make: Make, tmp_path: Path
+) -> None:
+    trainer = Trainer(make(steps=4))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    kept = []
+
+    def no_more_room() -> None:
+        kept.append(trainer.checkpoint.read_bytes())
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+
+    try:
+        with pytest.raises(SystemFault, match=r"cannot write .*mine\.checkpoint.*too large"):
+            trainer.run(lambda _: None, no_more_room)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert kept == [trainer.checkpoint.read_bytes()]
+    assert not list(tmp_path.glob("*.partial"))
 
 
 @pytest.mark.parametrize("written", ["mine.sheet.png", "mine.checkpoint", "mine.safetensors"])
