@@ -86,7 +86,7 @@ class Buckets:
         self._failures = self._failures + 1 if len(faults) == len(given) else 0
         if self._failures == FAILURES:
             self._failures, self._resting_until = 0, time.monotonic() + REST
-            log.info("S3 by s3fs alone for the next %.0f s: %s", REST, describe(faults[0]))
+            log.warning("S3 by s3fs alone for the next %.0f s: %s", REST, describe(faults[0]))
         return [None if isinstance(one, Exception) else one for one in found]
 
     async def _read(self, path: str, start: int | None, end: int | None) -> bytes:
