@@ -16,6 +16,9 @@ from pipeline.results import Summary
 # Pixels a second where nothing has been measured yet: of a core, of a GPU.
 GUESS = {"cpu": 4e6, "amx": 16e6, "cuda": 200e6}
 
+# Images a second that a core fetches, decodes, encodes and puts, however small they are.
+IMAGES_OF_CORE = 1000
+
 # Shorter runs measure the start of the workers, for which they may have to compile first.
 MEASURED_SECONDS = 30
 
@@ -45,7 +48,10 @@ def estimate(job: Job, plan: Plan) -> tuple[float | None, bool]:
     # Workers share all cores, however many there are of them.
     kind = kind_of(devices)
     rate = known or GUESS[pace_of(devices)] * (cpu_count() if kind == "cpu" else len(set(devices)))
-    return pixels / rate, known is not None
+    seconds = pixels / rate
+    if job.runner == "local":
+        seconds = max(seconds, plan.left / (IMAGES_OF_CORE * cpu_count()))
+    return seconds, known is not None
 
 
 def _key(job: Job, devices: Sequence[str]) -> str:

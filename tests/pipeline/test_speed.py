@@ -41,6 +41,12 @@ def test_the_next_estimate_is_by_what_was_measured(job: Job) -> None:
     assert is_measured
 
 
+def test_tiny_images_take_their_time_too(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speed, "cpu_count", lambda: 2)
+    tiny = changed(job, size="1")
+    assert speed.estimate(tiny, PLAN)[0] == pytest.approx(1000 / (2 * speed.IMAGES_OF_CORE))
+
+
 def test_the_last_run_counts(job: Job) -> None:
     speed.remember(job, measured(pixels=10_000_000))
     speed.remember(job, measured(pixels=20_000_000))
