@@ -81,8 +81,9 @@ def train_pack(config: TrainConfig) -> int:
     def draw_sheet() -> None:
         if not console.is_terminal:  # where the bar does not show
             console.print(f"step {trainer.step:,} of {config.all_steps:,}")
+        sheet = trainer.preview()
         with told("cannot write", str(trainer.sheet)):
-            trainer.preview().save(trainer.sheet)
+            sheet.save(trainer.sheet)
 
     columns = (TextColumn("step {task.completed:,}"), BarColumn(bar_width=None),
                TextColumn("{task.fields[text]}"), TimeRemainingColumn())  # fmt: skip

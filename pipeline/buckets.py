@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import mimetypes
+import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -23,22 +24,26 @@ from obstore.store import S3Store
 from pipeline.url import describe
 
 if TYPE_CHECKING:
-    from obstore.store import ClientConfig, S3Config, S3Credential
+    from obstore.store import ClientConfig, S3Credential, S3CredentialProvider
 
-# Requests at once.
+# Requests at once, of all threads.
 REQUESTS = 64
 
 # Larger ones are written in parts, for which s3fs does.
 MAX_BYTES = 64 << 20
+
+# A whole request: what matters is that it does not fall silent, but obstore wants a limit.
+LONGEST = timedelta(hours=1)
 
 # obstore asks for credentials anew five minutes before they end; who has them knows better when
 # that is.
 CREDENTIALS_HOLD = timedelta(minutes=10)
 
 # Calls of which nothing went well, one after the other, and for how many seconds obstore is not
-# asked then: what it cannot do, as with certificates of one's own, must not be tried every time.
+# asked then, twice as long each time: what it cannot do, as with certificates of one's own, must
+# not be tried again and again.
 FAILURES = 3
-REST = 600.0
+REST, DOUBLED = 30.0, 6
 
 log = logging.getLogger(__name__)
 
@@ -50,16 +55,20 @@ class Buckets:
 
     Args:
         fs: of s3fs, with no options of its own but for endpoint, region, profile and anon.
-        connect_timeout, timeout: of a request, in seconds.
+        connect_timeout, read_timeout: seconds, as of botocore.
     """
 
-    def __init__(self, fs: AbstractFileSystem, connect_timeout: float, timeout: float) -> None:
+    def __init__(self, fs: AbstractFileSystem, connect_timeout: float, read_timeout: float) -> None:
         self._fs = fs
-        self._timeouts: ClientConfig = {
+        self._limits: ClientConfig = {
             "connect_timeout": timedelta(seconds=connect_timeout),
-            "timeout": timedelta(seconds=timeout),
+            "read_timeout": timedelta(seconds=read_timeout),
+            "timeout": LONGEST,
         }
         self._stores: dict[str, S3Store] = {}
+        self._opening = asyncio.Lock()
+        self._at_once = asyncio.Semaphore(REQUESTS)
+        self._counting = threading.Lock()
         self._failures = 0
         self._resting_until = 0.0
 
@@ -77,17 +86,36 @@ class Buckets:
     def _each(self, call: Callable[..., Awaitable[T]], given: list[Any]) -> list[T | None]:
         if time.monotonic() < self._resting_until:
             return [None] * len(given)
-        found: list[T | Exception] = sync(self._fs.loop, _gathered, call, given)
+        found: list[T | BaseException] = sync(self._fs.loop, self._gathered, call, given)
+        self._learn_from(found)
+        return [None if isinstance(one, BaseException) else one for one in found]
+
+    def _learn_from(self, found: Sequence[object]) -> None:
+        told = (FileNotFoundError, ValueError)  # of one object, and not of the way to it
         faults = [
-            one
-            for one in found
-            if isinstance(one, Exception) and not isinstance(one, (FileNotFoundError, ValueError))
+            one for one in found if isinstance(one, BaseException) and not isinstance(one, told)
         ]
-        self._failures = self._failures + 1 if len(faults) == len(given) else 0
-        if self._failures == FAILURES:
-            self._failures, self._resting_until = 0, time.monotonic() + REST
-            log.warning("S3 by s3fs alone for the next %.0f s: %s", REST, describe(faults[0]))
-        return [None if isinstance(one, Exception) else one for one in found]
+        with self._counting:
+            if len(faults) < len(found):
+                self._failures = 0
+            elif time.monotonic() > self._resting_until:  # else it was asked before the rest
+                self._failures += 1
+                if self._failures == FAILURES:
+                    # Without what the server says at length, as it may repeat who has asked.
+                    why = describe(faults[0]).partition("<")[0]
+                    log.warning("S3 by s3fs alone, which takes more processor time: %s", why)
+                if self._failures >= FAILURES:
+                    rest = REST * 2 ** min(self._failures - FAILURES, DOUBLED)
+                    self._resting_until = time.monotonic() + rest
+
+    async def _gathered(
+        self, call: Callable[..., Awaitable[T]], given: Sequence[Any]
+    ) -> list[T | BaseException]:
+        async def one(arguments: Any) -> T:
+            async with self._at_once:
+                return await call(*arguments)
+
+        return await asyncio.gather(*map(one, given), return_exceptions=True)
 
     async def _read(self, path: str, start: int | None, end: int | None) -> bytes:
         bucket, key = _split(path)
@@ -108,33 +136,36 @@ class Buckets:
         return path
 
     async def _store(self, bucket: str) -> S3Store:
-        if bucket not in self._stores:
-            client = await self._fs.set_session()
-            endpoint, region = client.meta.endpoint_url, client.meta.region_name or "us-east-1"
-            config: S3Config = {"skip_signature": self._fs.anon}
-            if urlsplit(endpoint).hostname in ("s3.amazonaws.com", f"s3.{region}.amazonaws.com"):
-                # There a bucket has to be asked for in its own region.
-                config["region"] = await _region_of(client, bucket) or region
-            else:
-                config["region"], config["endpoint"] = region, endpoint
-            self._stores[bucket] = S3Store(
-                bucket,
-                config=config,
-                credential_provider=None if self._fs.anon else self._credentials,
-                client_options={**self._timeouts, "allow_http": endpoint.startswith("http:")},
-                retry_config={"max_retries": 0},
-            )
+        async with self._opening:
+            if bucket not in self._stores:
+                self._stores[bucket] = await self._open(bucket)
         return self._stores[bucket]
 
-    async def _credentials(self) -> S3Credential:
-        credentials = await self._fs.session.get_credentials()
-        frozen = await credentials.get_frozen_credentials()
-        return {
-            "access_key_id": frozen.access_key,
-            "secret_access_key": frozen.secret_key,
-            "token": frozen.token,
-            "expires_at": datetime.now(UTC) + CREDENTIALS_HOLD,
-        }
+    async def _open(self, bucket: str) -> S3Store:
+        client = await self._fs.set_session()
+        endpoint, region = client.meta.endpoint_url, client.meta.region_name or "us-east-1"
+        if urlsplit(endpoint).hostname in ("s3.amazonaws.com", f"s3.{region}.amazonaws.com"):
+            # There a bucket has to be asked for in its own region.
+            region = await _region_of(client, bucket)
+            endpoint = f"https://s3.{region}.amazonaws.com"
+        return S3Store(
+            bucket,
+            # All that decides where it leads: what is missing obstore takes from variables of the
+            # environment that no other program knows.
+            config={
+                "endpoint": endpoint,
+                "region": region,
+                "virtual_hosted_style_request": False,
+                "skip_signature": self._fs.anon,
+            },
+            credential_provider=None if self._fs.anon else _credentials_of(self._fs),
+            client_options={
+                **self._limits,
+                "allow_http": endpoint.startswith("http:"),
+                "allow_invalid_certificates": False,
+            },
+            retry_config={"max_retries": 0},
+        )
 
 
 def content_type(key: str) -> str:
@@ -142,25 +173,26 @@ def content_type(key: str) -> str:
     return mimetypes.guess_type(key)[0] or "application/octet-stream"
 
 
-async def _gathered(
-    call: Callable[..., Awaitable[T]], given: Sequence[Any]
-) -> list[T | BaseException]:
-    at_once = asyncio.Semaphore(REQUESTS)
+def _credentials_of(fs: AbstractFileSystem) -> S3CredentialProvider:
+    async def credentials() -> S3Credential:
+        found = await (await fs.session.get_credentials()).get_frozen_credentials()
+        return {
+            "access_key_id": found.access_key,
+            "secret_access_key": found.secret_key,
+            "token": found.token,
+            "expires_at": datetime.now(UTC) + CREDENTIALS_HOLD,
+        }
 
-    async def one(arguments: Any) -> T:
-        async with at_once:
-            return await call(*arguments)
-
-    return await asyncio.gather(*map(one, given), return_exceptions=True)
+    return credentials
 
 
-async def _region_of(client: Any, bucket: str) -> str | None:
-    """Where a bucket of Amazon's is; it tells even those who may not look into it."""
+async def _region_of(client: Any, bucket: str) -> str:
+    """Where a bucket of Amazon's is, as it tells even those who may not look into it."""
     try:
         answer = await client.head_bucket(Bucket=bucket)
-    except Exception as error:
-        answer = getattr(error, "response", {})
-    return answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("x-amz-bucket-region")
+    except client.exceptions.ClientError as error:
+        answer = error.response
+    return str(answer["ResponseMetadata"]["HTTPHeaders"]["x-amz-bucket-region"])
 
 
 def _split(path: str) -> tuple[str, str]:

@@ -88,7 +88,7 @@ def shard_rows(job: Job, devices: Sequence[str], file_bytes: float | None = None
     """
     if job.shard_size != "auto":
         return job.shard_size
-    most = SHARD_ROWS[pace_of(devices)]
+    most = SHARD_ROWS[pace_of(job, devices)]
     return min(most, max(FEWEST_ROWS, int(most * 256**2 / pixels_of(job, file_bytes))))
 
 
@@ -104,10 +104,10 @@ def kind_of(devices: Sequence[str]) -> str:
     return "cuda" if devices[0].startswith("cuda") else "cpu"
 
 
-def pace_of(devices: Sequence[str]) -> str:
+def pace_of(job: Job, devices: Sequence[str]) -> str:
     """How quick they are: cuda, or cpu, or amx of processors that are several times as quick."""
     kind = kind_of(devices)
-    return "amx" if kind == "cpu" and _has_amx() else kind
+    return "amx" if kind == "cpu" and job.precision in ("auto", "bf16") and _has_amx() else kind
 
 
 def check_device(job: Job) -> None:

@@ -26,7 +26,7 @@ from pipeline.styles.library import choose_pack, packs_at
 from pipeline.styles.mix import parse_style, styles_in
 from pipeline.styles.pack import Pack
 from pipeline.text import plural
-from pipeline.url import absolute, join, redact_url
+from pipeline.url import absolute, join
 
 
 @dataclass(frozen=True)
@@ -73,9 +73,10 @@ def prepare(job: Job) -> Request:
     storage.check(job.out)
     if os.path.isfile(job.out):
         raise RequestError(f"--out {job.out} is a file; name a folder")
-    if os.path.splitext(job.out)[1].lower() in IMAGE_SUFFIXES and not os.path.isdir(job.out):
+    is_new = job.out.startswith("/") and not os.path.isdir(job.out)
+    if is_new and os.path.splitext(job.out)[1].lower() in IMAGE_SUFFIXES:
         raise RequestError(
-            f"--out {redact_url(job.out)} is to be a folder, for results and what is known of "
+            f"--out {job.out} is to be a folder, for results and what is known of "
             "them, but has the name of an image; name it otherwise"
         )
     manifest = open_manifest(

@@ -47,7 +47,9 @@ def estimate(job: Job, plan: Plan) -> tuple[float | None, bool]:
         return None, False
     # Workers share all cores, however many there are of them.
     kind = kind_of(devices)
-    rate = known or GUESS[pace_of(devices)] * (cpu_count() if kind == "cpu" else len(set(devices)))
+    rate = known or GUESS[pace_of(job, devices)] * (
+        cpu_count() if kind == "cpu" else len(set(devices))
+    )
     seconds = pixels / rate
     if job.runner == "local":
         seconds = max(seconds, plan.left / (IMAGES_OF_CORE * cpu_count()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -72,6 +73,7 @@ class Storage:
         self._scratch = scratch
         self._s3_systems: dict[int, AbstractFileSystem] = {}
         self._buckets: Buckets | None = None
+        self._making_buckets = threading.Lock()
         self._waited_in_vain = False
 
     def open(self, url: str) -> tuple[AbstractFileSystem, str]:
@@ -110,13 +112,16 @@ class Storage:
 
     def _quick(self) -> Buckets | None:
         """A quicker way to S3, unless there are options of which only s3fs knows."""
-        if set(self._options) - PLAIN_OPTIONS:
+        fs = self._s3(1)
+        of_fsspec = fs.storage_options.keys() - self._s3_options().keys()  # its own configuration
+        if of_fsspec or self._options.keys() - PLAIN_OPTIONS:
             return None
-        if self._buckets is None:
-            from pipeline.buckets import Buckets
+        with self._making_buckets:
+            if self._buckets is None:
+                from pipeline.buckets import Buckets
 
-            self._buckets = Buckets(self._s3(1), CONNECT_TIMEOUT, READ_TIMEOUT)
-        return self._buckets
+                self._buckets = Buckets(fs, CONNECT_TIMEOUT, READ_TIMEOUT)
+            return self._buckets
 
     def _s3_options(self) -> dict[str, Any]:
         options: dict[str, Any] = dict(self._options)

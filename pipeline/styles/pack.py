@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -166,4 +167,4 @@ def _write(
     metadata = {"restyle": json.dumps(header, ensure_ascii=False)}
     laid_out = {name: tensor.contiguous() for name, tensor in weights.items()}
     with told("cannot write", str(path)):
-        disk.put(str(path), save(laid_out, metadata=metadata))
+        disk.put(os.path.realpath(path), save(laid_out, metadata=metadata))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Sequence
 from copy import deepcopy
@@ -303,7 +304,7 @@ class Trainer:
         data = io.BytesIO()
         torch.save(state, data)
         with told("cannot write", str(self.checkpoint)):
-            disk.put(str(self.checkpoint), data.getvalue())
+            disk.put(os.path.realpath(self.checkpoint), data.getvalue())
 
     def _resume(self) -> None:
         if not self.checkpoint.exists():

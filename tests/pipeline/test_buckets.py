@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import math
+import threading
 import time
+import weakref
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import boto3
 import pytest
 from fsspec import filesystem
+from fsspec.config import conf
 
 from pipeline import buckets
 from pipeline.buckets import FAILURES, Buckets
+from pipeline.storage import Storage
 from tests.pipeline.servers import Faulty, forward, serving
 
+DAY = "Sun, 22 Nov 2026 12:00:00 GMT"
 ODD = ["a b", "süß/漢", "100%", "a%20b", "#1", "a::b", "a+b&c=d@e~f", "[*?]{}", "'\"", "...", "a."]
 
 
@@ -98,6 +106,85 @@ def test_where_it_gets_nowhere_it_is_not_tried_every_time(
     assert len(faulty.asked) == before
     time.sleep(buckets.REST)
     assert ours.put(place)
+
+
+def test_variables_that_only_obstore_knows_lead_nowhere(
+    bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    boto3.client("s3").create_bucket(Bucket="images")
+    monkeypatch.setenv("AWS_VIRTUAL_HOSTED_STYLE_REQUEST", "true")
+    monkeypatch.setenv("AWS_ENDPOINT", "http://127.0.0.1:9")
+    assert reached().put({f"{bucket}/images/x": b"x"})
+    assert keys(bucket) == {"images/x"}
+    assert not keys("images")
+    boto3.client("s3").delete_bucket(Bucket="images")
+
+
+def test_what_fsspec_was_told_elsewhere_is_left_to_s3fs(
+    s3: str, faulty: Faulty, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(conf, "s3", {"key": "CONFIGURED", "secret": "x"})
+    asked = []
+    monkeypatch.setattr(Buckets, "put", lambda *_: asked.append(1) or [])
+    Storage({"endpoint_url": faulty.url}).write({f"{s3}/x": b"x"})
+    assert not asked
+    monkeypatch.delitem(conf, "s3")
+    Storage({"endpoint_url": faulty.url}).write({f"{s3}/x": b"x"})
+    assert asked
+
+
+def test_what_a_server_says_of_who_asked_is_not_repeated(
+    bucket: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    secret = b"<Error><Code>InvalidToken</Code><Token-0>IQoJb3JpZ2lu</Token-0></Error>"
+    with serving(lambda request, body: (400, {}, secret)) as server:
+        ours = reached(endpoint_url=server.url)
+        for _ in range(FAILURES):
+            assert ours.put({f"{bucket}/x": b"x"}) == []
+    assert "400" in caplog.text
+    assert "IQo" not in caplog.text
+
+
+def test_an_answer_that_takes_long_is_waited_for_while_it_goes_on(bucket: str) -> None:
+    class Slow(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            for name, value in (("Content-Length", "6"), ("ETag", '"x"'), ("Last-Modified", DAY)):
+                self.send_header(name, value)
+            self.end_headers()
+            for _ in range(6):
+                time.sleep(0.5)
+                self.wfile.write(b"x")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Slow)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    fs = filesystem("s3", skip_instance_cache=True,
+                    endpoint_url=f"http://127.0.0.1:{server.server_port}")  # fmt: skip
+    try:
+        assert Buckets(fs, 1, 1).read([f"{bucket}/x"], [None], [None]) == [b"xxxxxx"]
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_a_call_that_was_cancelled_is_no_data(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def cancelled(*_: object) -> bytes:
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(Buckets, "_read", cancelled)
+    assert reached().read([f"{bucket}/x"], [None], [None]) == [None]
+
+
+def test_it_is_freed_with_its_file_system(bucket: str) -> None:
+    ours = reached()
+    ours.put({f"{bucket}/x": b"x"})
+    gone = weakref.ref(ours)
+    del ours
+    gc.collect()
+    assert gone() is None
 
 
 def test_a_fault_now_and_then_is_no_reason_to_rest(bucket: str, faulty: Faulty) -> None:
