@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
-from pipeline import disk
 from pipeline.errors import RequestError
-from pipeline.storage import told
+from pipeline.storage import disk, told
 from pipeline.url import describe
 
 if TYPE_CHECKING:

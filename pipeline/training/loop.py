@@ -19,13 +19,12 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from pipeline import disk
 from pipeline.codec import Pixels
 from pipeline.errors import RequestError, SystemFault
 from pipeline.folder import make_folder
 from pipeline.networks.fast import FastTransformNet
 from pipeline.networks.features import load_features
-from pipeline.storage import Storage, told
+from pipeline.storage import Storage, disk, told
 from pipeline.styles.pack import RIGHTS, Card, read_pack, save_pack
 from pipeline.stylizer import pick_device, pick_dtype
 from pipeline.training.balance import CONTENT_TARGETS, FIRST, ContentWeights

@@ -14,11 +14,10 @@ import pytest
 from prefect.flows import load_flow_from_entrypoint
 
 from flows.stylize import stylize
-from pipeline import retry
 from pipeline.job import Job
 from pipeline.ledger import Ledger
 from pipeline.results import Summary
-from pipeline.storage import Storage
+from pipeline.storage import Storage, retry
 from tasks.names import artifact_key, tags_of
 from tasks.progress import Snapshot, watcher
 from tests.conftest import open_image, write_photos
@@ -129,7 +128,7 @@ def test_a_bucket_that_stays_away_stops_the_run_and_is_what_is_told(
     for name, value in settings.items():
         monkeypatch.setattr(retry, name, value)
     site = tmp_path / "sitecustomize.py"  # for the workers
-    site.write_text(f"from pipeline import retry\nvars(retry).update({settings})")
+    site.write_text(f"from pipeline.storage import retry\nvars(retry).update({settings})")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with serving(forward(s3_server)) as bucket:
         monkeypatch.setenv("AWS_ENDPOINT_URL", bucket.url)

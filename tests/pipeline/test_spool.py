@@ -6,11 +6,10 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from pipeline import retry
 from pipeline.errors import SystemFault
 from pipeline.plan import Shard
 from pipeline.spool import SHARDS_PER_FILE, ShardRef, read_shard, write_plan
-from pipeline.storage import Storage
+from pipeline.storage import Storage, retry
 from pipeline.url import join
 from tests.pipeline.servers import forward, serving
 

@@ -78,7 +78,7 @@ PROMISES = [
     ),
     (
         "those that expire are looked for anew",
-        "tests/pipeline/test_storage.py",
+        "tests/pipeline/storage/test_storage.py",
         "test_credentials_that_expired_are_looked_for_again",
     ),
     (
@@ -88,7 +88,7 @@ PROMISES = [
     ),
     (
         "If a bucket does not answer at all",
-        "tests/pipeline/test_storage.py",
+        "tests/pipeline/storage/test_storage.py",
         "test_a_bucket_that_is_away_for_a_while_is_waited_for",
     ),
     (
@@ -103,7 +103,7 @@ PROMISES = [
     ),
     (
         "it is the address connected to that counts",
-        "tests/pipeline/test_web.py",
+        "tests/pipeline/storage/test_web.py",
         "test_a_redirection_does_not_lead_there",
     ),
     (

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import retry
 from pipeline.errors import RequestError
 from pipeline.manifest import listings, open_manifest
-from pipeline.storage import Storage
+from pipeline.storage import Storage, retry
 from pipeline.url import join
 from tests.conftest import write_photos
 from tests.pipeline.runs import read_rows

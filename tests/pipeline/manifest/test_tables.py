@@ -10,11 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import retry
 from pipeline.errors import RequestError
 from pipeline.ledger import RESERVED
 from pipeline.manifest import open_manifest, tables
-from pipeline.storage import Storage
+from pipeline.storage import Storage, retry
 from pipeline.url import join
 from tests.conftest import write_photos
 from tests.pipeline.runs import read_rows

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 from fsspec import AbstractFileSystem, filesystem
 from fsspec.asyn import AsyncFileSystem, sync
 
-from pipeline import disk, retry
 from pipeline.errors import RequestError, RowError, SystemFault
+from pipeline.storage import disk, retry
+from pipeline.storage.web import REFUSED, is_private, public_web
 from pipeline.url import S3_SCHEMES, WEB_SCHEMES, absolute, describe, redact_url, scheme_of, tar_of
-from pipeline.web import REFUSED, is_private, public_web
 
 if TYPE_CHECKING:
-    from pipeline.buckets import Buckets
+    from pipeline.storage.buckets import Buckets
 
 # Seconds. One lost connection must not hold a shard for longer than a person would wait.
 CONNECT_TIMEOUT = 10
@@ -118,7 +118,7 @@ class Storage:
             return None
         with self._making_buckets:
             if self._buckets is None:
-                from pipeline.buckets import Buckets
+                from pipeline.storage.buckets import Buckets
 
                 self._buckets = Buckets(fs, CONNECT_TIMEOUT, READ_TIMEOUT)
             return self._buckets

@@ -11,10 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import retry
 from pipeline.errors import RequestError, RowError, SystemFault
 from pipeline.manifest.listings import files_below
-from pipeline.storage import Source, Storage
+from pipeline.storage import Source, Storage, retry
 from pipeline.url import join
 from tests.pipeline.servers import WAYS, Answer, Faulty, files, forward, serving
 

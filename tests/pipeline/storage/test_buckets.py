@@ -16,9 +16,8 @@ import pytest
 from fsspec import filesystem
 from fsspec.config import conf
 
-from pipeline import buckets
-from pipeline.buckets import FAILURES, Buckets
-from pipeline.storage import Storage
+from pipeline.storage import Storage, buckets
+from pipeline.storage.buckets import FAILURES, Buckets
 from tests.pipeline.servers import Faulty, forward, serving
 
 DAY = "Sun, 22 Nov 2026 12:00:00 GMT"

@@ -10,10 +10,9 @@ from typing import Any
 
 import pytest
 
-from pipeline import retry, web
 from pipeline.errors import RowError
-from pipeline.storage import Source, Storage
-from pipeline.web import REFUSED, is_public
+from pipeline.storage import Source, Storage, retry, web
+from pipeline.storage.web import REFUSED, is_public
 from tests.pipeline.servers import Answer, Faulty, files, serving
 
 
