@@ -1,6 +1,6 @@
 """Plain content and Gram distances of the shipped styles, as papers about style transfer have them.
 
-python docs/plain_distances.py PAINTINGS PHOTOS FEATURES
+python docs/plain_distances.py PAINTINGS PHOTOS FEATURES [STRENGTH]
 
 Content: Johnson et al. 2016, eq. 2, at relu4_1, relative to the photo's features. Gram: Gatys et
 al. 2016, eq. 3 and 4, relu1_1 to relu5_1, relative to the painting's. FEATURES: a safetensors file
@@ -29,7 +29,7 @@ STYLES = {"wave": "great_wave", "starry": "starry_night", "scream": "scream",
           "minotaur": "minotaur", "composition": "composition_vii"}  # fmt: skip
 
 
-def main(paintings: Path, folder: Path, features: str) -> None:
+def main(paintings: Path, folder: Path, features: str, strength: float = 1.0) -> None:
     """Print a line for each of STYLES, means over the first PHOTOS photos of ``folder``."""
     network = load_features(features)
 
@@ -45,7 +45,7 @@ def main(paintings: Path, folder: Path, features: str) -> None:
         grams = [gram(layer) for layer in layers(painting(paintings / f"{name}.jpg"))]
         content, texture = [], []
         for photo in photos:
-            result = layers(stylizer(photo[None], [Mix({style: 1.0})], [1.0])[0])
+            result = layers(stylizer(photo[None], [Mix({style: 1.0})], [strength])[0])
             content.append(relative(result[3], layers(photo)[3]))
             texture.append(sum(relative(gram(a), b) for a, b in zip(result, grams, strict=True)))
         print(f"{style:12} content {np.mean(content):.2f}  Gram {np.mean(texture):.2f}")
@@ -77,4 +77,4 @@ def relative(ours: Tensor, theirs: Tensor) -> float:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])
+    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], *map(float, sys.argv[4:]))
