@@ -110,14 +110,15 @@ class Storage:
             self._s3_systems[attempts] = fs
         return self._s3_systems[attempts]
 
-    def _quick(self) -> Buckets | None:
+    def _quick(self, url: str) -> Buckets | None:
         """A quicker way to S3, unless there are options of which only s3fs knows."""
-        fs = self._s3(1)
-        of_fsspec = fs.storage_options.keys() - self._s3_options().keys()  # its own configuration
-        if of_fsspec or self._options.keys() - PLAIN_OPTIONS:
+        if scheme_of(url) not in S3_SCHEMES or self._options.keys() - PLAIN_OPTIONS:
+            return None
+        fs, _ = self._open(url, 1)
+        if fs.storage_options.keys() - self._s3_options().keys():  # of fsspec's own configuration
             return None
         with self._making_buckets:
-            if self._buckets is None:
+            if self._buckets is None or self._buckets.fs is not fs:
                 from pipeline.storage.buckets import Buckets
 
                 self._buckets = Buckets(fs, CONNECT_TIMEOUT, READ_TIMEOUT)
@@ -176,7 +177,6 @@ class Storage:
     def _learn_from(self, error: BaseException) -> None:
         if retry.has_expired(error):
             self._s3_systems.clear()  # a new one looks for credentials anew
-            self._buckets = None
 
     def read(self, sources: Sequence[Source]) -> list[bytes | RowError]:
         """The bytes of each source, or why there are none; faults that pass are retried.
@@ -219,7 +219,7 @@ class Storage:
             for index, source in enumerate(sources)
             if scheme_of(source.uri) in S3_SCHEMES and source.size != 0
         }
-        buckets = self._quick() if on_s3 else None
+        buckets = self._quick(next(iter(on_s3.values())).uri) if on_s3 else None
         if buckets is None:
             return {}
         paths = [_s3_path(tar_of(source.uri)) for source in on_s3.values()]
@@ -321,7 +321,7 @@ class Storage:
             if scheme_of(first) == "file":
                 return self._put_all_local(files, folder)
             waiting = dict(files)
-            if scheme_of(first) in S3_SCHEMES and (buckets := self._quick()):
+            if buckets := self._quick(first):
                 by_path = {_s3_path(url): url for url in files}
                 for path in buckets.put({path: files[url] for path, url in by_path.items()}):
                     del waiting[by_path[path]]

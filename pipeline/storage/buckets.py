@@ -59,7 +59,7 @@ class Buckets:
     """
 
     def __init__(self, fs: AbstractFileSystem, connect_timeout: float, read_timeout: float) -> None:
-        self._fs = fs
+        self.fs = fs
         self._limits: ClientConfig = {
             "connect_timeout": timedelta(seconds=connect_timeout),
             "read_timeout": timedelta(seconds=read_timeout),
@@ -86,7 +86,7 @@ class Buckets:
     def _each(self, call: Callable[..., Awaitable[T]], given: list[Any]) -> list[T | None]:
         if time.monotonic() < self._resting_until:
             return [None] * len(given)
-        found: list[T | BaseException] = sync(self._fs.loop, self._gathered, call, given)
+        found: list[T | BaseException] = sync(self.fs.loop, self._gathered, call, given)
         self._learn_from(found)
         return [None if isinstance(one, BaseException) else one for one in found]
 
@@ -142,7 +142,7 @@ class Buckets:
         return self._stores[bucket]
 
     async def _open(self, bucket: str) -> S3Store:
-        client = await self._fs.set_session()
+        client = await self.fs.set_session()
         endpoint, region = client.meta.endpoint_url, client.meta.region_name or "us-east-1"
         if urlsplit(endpoint).hostname in ("s3.amazonaws.com", f"s3.{region}.amazonaws.com"):
             # There a bucket has to be asked for in its own region.
@@ -156,9 +156,9 @@ class Buckets:
                 "endpoint": endpoint,
                 "region": region,
                 "virtual_hosted_style_request": False,
-                "skip_signature": self._fs.anon,
+                "skip_signature": self.fs.anon,
             },
-            credential_provider=None if self._fs.anon else _credentials_of(self._fs),
+            credential_provider=None if self.fs.anon else _credentials_of(self.fs),
             client_options={
                 **self._limits,
                 "allow_http": endpoint.startswith("http:"),
