@@ -103,7 +103,7 @@ class Buckets:
                 if self._failures == FAILURES:
                     # Without what the server says at length, as it may repeat who has asked.
                     why = describe(faults[0]).partition("<")[0]
-                    log.warning("S3 by s3fs alone, which takes more processor time: %s", why)
+                    log.warning(f"S3 by s3fs alone, which takes more processor time: {why}")
                 if self._failures >= FAILURES:
                     rest = REST * 2 ** min(self._failures - FAILURES, DOUBLED)
                     self._resting_until = time.monotonic() + rest
