@@ -15,14 +15,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 
-from pipeline.codec import Pixels
+from pipeline.codec import Pixels, decode
 from pipeline.networks.features import load_features
 from pipeline.styles.mix import Mix
 from pipeline.styles.pack import find_pack
 from pipeline.stylizer import Stylizer
+from pipeline.training.content import MAX_PIXELS
+from pipeline.training.losses import relative, statistics
+from pipeline.training.paintings import as_input, read_painting
 
 SIZE, STYLE_SIDE, PHOTOS = (508, 336), 512, 8
 STYLES = {"wave": "great_wave", "starry": "starry_night", "scream": "scream",
@@ -34,46 +36,26 @@ def main(paintings: Path, folder: Path, features: str, strength: float = 1.0) ->
     network = load_features(features)
 
     def layers(pixels: Pixels) -> list[Tensor]:
-        x = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None] / 255.0
         with torch.inference_mode():
-            found: list[Tensor] = network(x)
+            found: list[Tensor] = network(as_input(pixels[None], torch.device("cpu")))
             return found
 
     stylizer = Stylizer(find_pack(""), "cpu", "fp32")
-    photos = [fitted(path) for path in islice(sorted(folder.iterdir()), PHOTOS)]
+    paths = islice(sorted(folder.iterdir()), PHOTOS)
+    photos = [decode(path.read_bytes(), SIZE, MAX_PIXELS).pixels for path in paths]
     for style, name in STYLES.items():
-        grams = [gram(layer) for layer in layers(painting(paintings / f"{name}.jpg"))]
-        content, texture = [], []
+        painting = layers(read_painting(str(paintings / f"{name}.jpg"), STYLE_SIDE))
+        content, gram = [], []
         for photo in photos:
             result = layers(stylizer(photo[None], [Mix({style: 1.0})], [strength])[0])
-            content.append(relative(result[3], layers(photo)[3]))
-            texture.append(sum(relative(gram(a), b) for a, b in zip(result, grams, strict=True)))
-        print(f"{style:12} content {np.mean(content):.2f}  Gram {np.mean(texture):.2f}")
+            content.append(float(relative(result[3], layers(photo)[3])))
+            gram.append(sum(map(gram_distance, result, painting)))
+        print(f"{style:12} content {np.mean(content):.2f}  Gram {np.mean(gram):.2f}")
 
 
-def fitted(path: Path) -> Pixels:
-    """A photo, its middle, scaled to SIZE."""
-    image = Image.open(path).convert("RGB")
-    return np.array(ImageOps.fit(image, SIZE, Image.Resampling.BICUBIC))
-
-
-def painting(path: Path) -> Pixels:
-    """A painting, its longer side STYLE_SIDE."""
-    image = Image.open(path).convert("RGB")
-    scale = STYLE_SIDE / max(image.size)
-    size = (round(image.width * scale), round(image.height * scale))
-    return np.array(image.resize(size, Image.Resampling.BICUBIC))
-
-
-def gram(layer: Tensor) -> Tensor:
-    """(1, C, H, W) -> (C, C), a mean over the pixels."""
-    flat = layer[0].flatten(1)
-    return flat @ flat.T / flat.shape[1]
-
-
-def relative(ours: Tensor, theirs: Tensor) -> float:
-    """Mean squared difference, of the mean square."""
-    return float((ours - theirs).square().mean() / theirs.square().mean())
+def gram_distance(ours: Tensor, theirs: Tensor) -> float:
+    """Of one layer's activations, (1, C, H, W)."""
+    return float(relative(statistics(ours).gram, statistics(theirs).gram))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader
@@ -115,7 +115,7 @@ def measure(
         _write(files, folder / "photos", count + len(devices) * shard)
         _write(files, folder / "rivals", count)
         # Before and after, and the mean of both: a busy neighbour shall not decide the ratio.
-        before = _rivals(against, folder, "before", tell)
+        before = _rivals(against, folder, tell)
         tell("decode")
         decoding = _threaded(lambda data: decode(data, (SIZE, SIZE), MAX_PIXELS).pixels, files)
         tell("network")
@@ -126,7 +126,7 @@ def measure(
         tell("encode")
         results = [decode(data, None, MAX_PIXELS).pixels for data in _results(folder)]
         encoding = _threaded(lambda pixels: encode(pixels, "jpg", QUALITY), results)
-        after = _rivals(against, folder, "after", tell)
+        after = _rivals(against, folder, tell)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     rates = {"decode": decoding, "network": network, "encode": encoding}
@@ -227,14 +227,13 @@ def _network_rate_here(device: str) -> float:
     return _rate(len(stylizer(batch, mixes, strengths)) for _ in itertools.count())
 
 
-def _job(folder: Path, shard: int | Literal["auto"] = "auto") -> Job:
+def _job(folder: Path) -> Job:
     return Job(
         source=str(folder / "photos"),
         out=str(folder / "out"),
         style=find_pack("").names[0],
         size=str(SIZE),
         quality=QUALITY,
-        shard_size=shard,
     )
 
 
@@ -245,7 +244,7 @@ def _results(folder: Path) -> Iterator[bytes]:
 
 def _end_to_end(folder: Path, shard: int) -> float:
     """With workers that run already: how long a start takes does not tell how fast they are."""
-    job = _job(folder, shard)
+    job = _job(folder).model_copy(update={"shard_size": shard})
     request = prepare(job)
     _, refs = begin(request)
     pool = WorkerPool(request.job, devices_for(job, sys.maxsize)[: len(refs)])
@@ -264,21 +263,19 @@ def _do(threads: ThreadPoolExecutor, pool: WorkerPool, refs: Iterable[ShardRef])
     return sum(threads.map(lambda ref: pool.run(ref, lambda message: None).done, refs))
 
 
-def _rivals(
-    scripts: Sequence[Path], folder: Path, when: str, tell: Callable[[str], None]
-) -> list[float]:
+def _rivals(scripts: Sequence[Path], folder: Path, tell: Callable[[str], None]) -> list[float]:
     rates = []
-    for number, script in enumerate(scripts):
+    for script in scripts:
         tell(script.name)
-        # Each has a folder, which stays until the end: ext4 without a journal takes several times
-        # as long for a new file while many others have just been removed.
-        rates.append(_rival(script, folder / "rivals", folder / f"rival-{number}-{when}"))
+        # It stays until the end: ext4 without a journal takes several times as long for a new file
+        # while many others have just been removed.
+        out = Path(tempfile.mkdtemp(prefix="results-", dir=folder))
+        rates.append(_rival(script, folder / "rivals", out))
     return rates
 
 
 def _rival(script: Path, photos: Path, out: Path) -> float:
     """From its first results on, as they appear in ``out``: a start takes what it takes."""
-    out.mkdir()
     with tempfile.TemporaryFile("w+") as errors:
         child = subprocess.Popen(
             [sys.executable, str(script), str(photos), str(out)], stdout=errors, stderr=errors

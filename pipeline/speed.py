@@ -46,10 +46,8 @@ def estimate(job: Job, plan: Plan) -> tuple[float | None, bool]:
     if job.runner == "ray" and known is None:
         return None, False
     # Workers share all cores, however many there are of them.
-    kind = kind_of(devices)
-    rate = known or GUESS[pace_of(job, devices)] * (
-        cpu_count() if kind == "cpu" else len(set(devices))
-    )
+    together = cpu_count() if kind_of(devices) == "cpu" else len(set(devices))
+    rate = known or GUESS[pace_of(job, devices)] * together
     seconds = pixels / rate
     if job.runner == "local":
         seconds = max(seconds, plan.left / (IMAGES_OF_CORE * cpu_count()))

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError, safe_open
 
 from pipeline.errors import RequestError
-from pipeline.storage import disk, told
+from pipeline.storage import Storage
 from pipeline.url import describe
 
 if TYPE_CHECKING:
@@ -165,5 +165,4 @@ def _write(
     # One key, because safetensors writes several in any order.
     metadata = {"restyle": json.dumps(header, ensure_ascii=False)}
     laid_out = {name: tensor.contiguous() for name, tensor in weights.items()}
-    with told("cannot write", str(path)):
-        disk.put(os.path.realpath(path), save(laid_out, metadata=metadata))
+    Storage().write({os.path.realpath(path): save(laid_out, metadata=metadata)})

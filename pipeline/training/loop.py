@@ -24,7 +24,7 @@ from pipeline.errors import RequestError, SystemFault
 from pipeline.folder import make_folder
 from pipeline.networks.fast import FastTransformNet
 from pipeline.networks.features import load_features
-from pipeline.storage import Storage, disk, told
+from pipeline.storage import Storage
 from pipeline.styles.pack import RIGHTS, Card, read_pack, save_pack
 from pipeline.stylizer import pick_device, pick_dtype
 from pipeline.training.balance import CONTENT_TARGETS, FIRST, ContentWeights
@@ -302,8 +302,7 @@ class Trainer:
         }
         data = io.BytesIO()
         torch.save(state, data)
-        with told("cannot write", str(self.checkpoint)):
-            disk.put(os.path.realpath(self.checkpoint), data.getvalue())
+        Storage().write({os.path.realpath(self.checkpoint): data.getvalue()})
 
     def _resume(self) -> None:
         if not self.checkpoint.exists():

@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 from pipeline.shard import CHUNK
 from pipeline.storage import Source, Storage
+from tests.pipeline.servers import s3_environment
 from tests.scale.figures import show
 
 ROUNDS = 9
@@ -73,8 +74,6 @@ def main() -> None:
         [sys.executable, "-c", SERVER], text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     assert server.stdout is not None
-    from tests.pipeline.servers import s3_environment
-
     os.environ |= s3_environment(server.stdout.readline().strip())
     try:
         show(objects(arguments.size, arguments.count))
