@@ -107,7 +107,9 @@ class Claim:
         Raises:
             TakenOver: it is not.
         """
-        theirs = self._read()
+        self._see(self._read())
+
+    def _see(self, theirs: dict[str, Any] | None) -> None:
         if theirs is not None and not self._is_ours(theirs):
             raise TakenOver(
                 f"another run has taken over {redact_url(self._out)}: process "
@@ -117,8 +119,13 @@ class Claim:
     def _renew(self) -> None:
         while not self._ended.wait(RENEWED_EVERY):
             try:
-                self.check()
-                self._storage.write({self._url: self._content()})
+                found = self._storage.read_one(self._url)
+                self._see(_parsed(found))
+                # Neither writes over a claim that has come since.
+                if found is None:
+                    self._storage.create(self._url, self._content())
+                else:
+                    self._storage.replace(self._url, found, self._content())
             except TakenOver as fault:
                 self.lost = str(fault)
                 return
@@ -130,14 +137,7 @@ class Claim:
 
     def _read(self) -> dict[str, Any] | None:
         """What the claim says; None: there is no claim."""
-        data = self._storage.read_one(self._url)
-        if data is None:
-            return None
-        try:
-            found = json.loads(data)
-        except ValueError:
-            found = None
-        return found if isinstance(found, dict) else {}
+        return _parsed(self._storage.read_one(self._url))
 
     def _is_ours(self, found: dict[str, Any] | None) -> bool:
         return found is not None and found.get("token") == self._who["token"]
@@ -150,6 +150,16 @@ class Claim:
             if self._read() != theirs:
                 return True
         return False
+
+
+def _parsed(claim: bytes | None) -> dict[str, Any] | None:
+    if claim is None:
+        return None
+    try:
+        found = json.loads(claim)
+    except ValueError:
+        found = None
+    return found if isinstance(found, dict) else {}
 
 
 def _has_died(theirs: dict[str, Any]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import threading
@@ -355,6 +356,23 @@ class Storage:
                 return disk.create(absolute(url), data)
             return bool(self.patiently(url, lambda fs, path: _put_if_absent(fs, path, data)))
 
+    def replace(self, url: str, seen: bytes, data: bytes) -> bool:
+        """Put ``data`` at ``url`` if ``seen`` is what lies there; whether it was put.
+
+        Only S3 can tell what was written between the look and the put. Elsewhere that is lost.
+
+        Raises:
+            SystemFault: it could not be read, or not be written.
+        """
+        with told("cannot write", url):
+            if scheme_of(url) in S3_SCHEMES:
+                put = partial(_put_if_match, seen=seen, data=data)
+                return bool(self.patiently(url, put))
+            if self.read_one(url) != seen:
+                return False
+            self.write({url: data})
+            return True
+
     def delete(self, url: str) -> None:
         """Remove the file, folder or prefix at ``url``, if there is one.
 
@@ -452,6 +470,25 @@ def _put_if_absent(fs: AbstractFileSystem, path: str, data: bytes) -> bool:
         if fs.exists(path):
             return False
         raise
+    return True
+
+
+def _put_if_match(fs: AbstractFileSystem, path: str, seen: bytes, data: bytes) -> bool:
+    bucket, key, _ = fs.split_path(path)
+    try:
+        etag = fs.info(path, refresh=True)["ETag"]
+        if fs.cat_file(path) != seen:
+            return False
+        fs.call_s3("put_object", Bucket=bucket, Key=key, Body=data, IfMatch=etag)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        if error.errno == errno.ENOSYS:  # a server that puts without conditions only
+            fs.pipe_file(path, data)
+        elif fs.cat_file(path) != seen:  # as with _put_if_absent
+            return False
+        else:
+            raise
     return True
 
 

@@ -93,6 +93,16 @@ def test_write_replaces(place: str) -> None:
     assert storage.read_one(join(place, "x")) == b"short"
 
 
+def test_replaces_only_what_was_seen(place: str) -> None:
+    storage, url = Storage(), join(place, "x")
+    assert not storage.replace(url, b"none", b"new")
+    assert storage.read_one(url) is None
+    storage.write({url: b"first"})
+    assert storage.replace(url, b"first", b"second")
+    assert not storage.replace(url, b"first", b"third")
+    assert storage.read_one(url) == b"second"
+
+
 def test_names_are_those_directly_in_the_folder_sorted(place: str) -> None:
     storage = Storage()
     storage.write({join(place, f"top/{name}"): b"x" for name in ("b", "a", "sub/c")})
@@ -270,6 +280,45 @@ def test_writing_to_s3_survives_faults(faulty_s3: tuple[Faulty, Storage], s3: st
     storage.write({join(s3, "x"): b"whole"})
     assert faulty.faults == 0
     assert Storage().read_one(join(s3, "x")) == b"whole"
+
+
+def test_what_was_put_within_the_same_instant_is_not_replaced(s3: str, s3_server: str) -> None:
+    asked_for = forward(s3_server)
+    url = join(s3, "x")
+
+    def answer(request: BaseHTTPRequestHandler, body: bytes) -> Answer:
+        if request.command == "PUT":
+            Storage().write({url: b"theirs"})
+        return asked_for(request, body)
+
+    Storage().write({url: b"seen"})
+    with serving(answer) as server:
+        assert not Storage({"endpoint_url": server.url}).replace(url, b"seen", b"ours")
+        assert len(server.asked) == 4  # once more for what lies there now
+    assert Storage().read_one(url) == b"theirs"
+
+
+def test_a_server_that_knows_no_conditions_replaces_all_the_same(s3: str, s3_server: str) -> None:
+    asked_for = forward(s3_server)
+
+    def answer(request: BaseHTTPRequestHandler, body: bytes) -> Answer:
+        if request.headers["If-Match"]:
+            return 501, {}, b"<Error><Code>NotImplemented</Code></Error>"
+        return asked_for(request, body)
+
+    url = join(s3, "x")
+    Storage().write({url: b"seen"})
+    with serving(answer) as server:
+        assert Storage({"endpoint_url": server.url}).replace(url, b"seen", b"ours")
+    assert Storage().read_one(url) == b"ours"
+
+
+def test_replacing_on_s3_survives_faults(faulty_s3: tuple[Faulty, Storage], s3: str) -> None:
+    faulty, storage = faulty_s3
+    Storage().write({join(s3, "x"): b"seen"})
+    faulty.faults = 2
+    assert storage.replace(join(s3, "x"), b"seen", b"ours")
+    assert faulty.faults == 0
 
 
 def test_writing_to_s3_gives_up_as_a_fault_of_the_system(
