@@ -2,35 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
-import errno
 import logging
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fsspec import AbstractFileSystem, filesystem
-from fsspec.asyn import AsyncFileSystem, sync
 
 from pipeline.errors import RequestError, RowError, SystemFault
 from pipeline.storage import disk, retry
+from pipeline.storage.puts import put_all, put_if_absent, put_if_match
+from pipeline.storage.s3 import S3
 from pipeline.storage.web import REFUSED, is_private, public_web
 from pipeline.url import S3_SCHEMES, WEB_SCHEMES, absolute, describe, redact_url, scheme_of, tar_of
-
-if TYPE_CHECKING:
-    from pipeline.storage.buckets import Buckets
-
-# Seconds. One lost connection must not hold a shard for longer than a person would wait.
-CONNECT_TIMEOUT = 10
-READ_TIMEOUT = 60
-
-# Options of S3 that are all that there is to know of a bucket.
-PLAIN_OPTIONS = {"endpoint_url", "profile", "region", "anon"}
 
 # Why a row has no bytes, where nothing is at its address.
 ABSENT = "there is no such file"
@@ -69,12 +57,9 @@ class Storage:
         scratch: str = "",
         allow_private: bool = False,
     ) -> None:
-        self._options = dict(options or {})
         self._public_web = None if allow_private else cache(public_web)
         self._scratch = scratch
-        self._s3_systems: dict[int, AbstractFileSystem] = {}
-        self._buckets: Buckets | None = None
-        self._making_buckets = threading.Lock()
+        self._s3 = S3(options or {})
         self._waited_in_vain = False
 
     def open(self, url: str) -> tuple[AbstractFileSystem, str]:
@@ -95,56 +80,10 @@ class Storage:
         """
         scheme = scheme_of(url)
         try:
-            fs = self._s3(attempts) if scheme in S3_SCHEMES else filesystem(scheme)
+            fs = self._s3.system(attempts) if scheme in S3_SCHEMES else filesystem(scheme)
         except (ImportError, ValueError, TypeError, OSError) as error:
             raise RequestError(f"{redact_url(url)}: {describe(error)}") from error
         return fs, str(fs._strip_protocol(tar_of(url)))
-
-    def _s3(self, attempts: int) -> AbstractFileSystem:
-        if attempts not in self._s3_systems:
-            import s3fs.core
-
-            s3fs.core.set_custom_error_handler(_may_pass)
-            # One instance for each number of attempts, which fsspec's cache does not know of.
-            fs = filesystem("s3", skip_instance_cache=True, **self._s3_options())
-            fs.retries = attempts
-            self._s3_systems[attempts] = fs
-        return self._s3_systems[attempts]
-
-    def _quick(self, url: str) -> Buckets | None:
-        """A quicker way to S3, unless there are options of which only s3fs knows."""
-        if scheme_of(url) not in S3_SCHEMES or self._options.keys() - PLAIN_OPTIONS:
-            return None
-        fs, _ = self._open(url, 1)
-        if fs.storage_options.keys() - self._s3_options().keys():  # of fsspec's own configuration
-            return None
-        with self._making_buckets:
-            if self._buckets is None or self._buckets.fs is not fs:
-                from pipeline.storage.buckets import Buckets
-
-                self._buckets = Buckets(fs, CONNECT_TIMEOUT, READ_TIMEOUT)
-            return self._buckets
-
-    def _s3_options(self) -> dict[str, Any]:
-        options: dict[str, Any] = dict(self._options)
-        region = options.pop("region", None)
-        if "anon" in options:
-            options["anon"] = options["anon"].lower() in ("1", "true", "yes")
-        return {
-            **options,
-            "client_kwargs": {"region_name": region} if region else {},
-            "config_kwargs": {
-                "connect_timeout": CONNECT_TIMEOUT,
-                "read_timeout": READ_TIMEOUT,
-                "max_pool_connections": 64,
-                # Retries of three layers multiply; ours are the outermost, so the only ones.
-                "retries": {"total_max_attempts": 1},
-            },
-            # Images are small: splitting one into concurrent ranges costs more than it gains.
-            "max_concurrency": 1,
-            # Others write here too, and a listing is asked for once.
-            "use_listings_cache": False,
-        }
 
     def patiently(self, url: str, call: Callable[[AbstractFileSystem, str], Any]) -> Any:
         """What ``call`` returns for the file system of ``url`` and its path.
@@ -158,7 +97,7 @@ class Storage:
             try:
                 return call(fs, path)
             except Exception as error:
-                self._learn_from(error)
+                self._s3.learn_from(error)
                 raise
 
         if scheme_of(url) == "file":
@@ -174,10 +113,6 @@ class Storage:
     def _patience(self) -> float:
         # Whoever has waited in vain does not wait again: a run that has to stop ends soon.
         return 0.0 if self._waited_in_vain else retry.PATIENCE
-
-    def _learn_from(self, error: BaseException) -> None:
-        if retry.has_expired(error):
-            self._s3_systems.clear()  # a new one looks for credentials anew
 
     def read(self, sources: Sequence[Source]) -> list[bytes | RowError]:
         """The bytes of each source, or why there are none; faults that pass are retried.
@@ -201,7 +136,7 @@ class Storage:
                     results[index] = got
                     continue
                 results[index] = _why_unread(got)
-                self._learn_from(got)
+                self._s3.learn_from(got)
                 if retry.passes(got) and not is_private(got):
                     passing.append(index)
             waiting = passing
@@ -220,7 +155,7 @@ class Storage:
             for index, source in enumerate(sources)
             if scheme_of(source.uri) in S3_SCHEMES and source.size != 0
         }
-        buckets = self._quick(next(iter(on_s3.values())).uri) if on_s3 else None
+        buckets = self._s3.quick() if on_s3 else None
         if buckets is None:
             return {}
         paths = [_s3_path(tar_of(source.uri)) for source in on_s3.values()]
@@ -257,15 +192,7 @@ class Storage:
         """
         if scheme_of(url) not in S3_SCHEMES:
             return ""
-        fs, path = self._open(url, 1)
-        bucket = path.partition("/")[0]
-        try:
-            fs.call_s3("list_objects_v2", Bucket=bucket, MaxKeys=1)
-        except Exception as error:
-            self._learn_from(error)
-            if retry.passes(error):
-                return f"s3://{bucket} does not answer: {describe(error)}"
-        return ""
+        return self._s3.outage(_s3_path(url).partition("/")[0])
 
     def _read_once(self, sources: Sequence[Source]) -> list[bytes | Exception]:
         results: list[bytes | Exception] = [FileNotFoundError()] * len(sources)
@@ -322,13 +249,13 @@ class Storage:
             if scheme_of(first) == "file":
                 return self._put_all_local(files, folder)
             waiting = dict(files)
-            if buckets := self._quick(first):
+            if scheme_of(first) in S3_SCHEMES and (buckets := self._s3.quick()):
                 by_path = {_s3_path(url): url for url in files}
                 for path in buckets.put({path: files[url] for path, url in by_path.items()}):
                     del waiting[by_path[path]]
                     self._waited_in_vain = False
             if waiting:
-                self.patiently(first, lambda fs, _: _put_all(fs, waiting))
+                self.patiently(first, lambda fs, _: put_all(fs, waiting))
         return {}
 
     def _put_all_local(self, files: Mapping[str, bytes], folder: str) -> dict[str, RowError]:
@@ -354,7 +281,7 @@ class Storage:
         with told("cannot write", url):
             if scheme_of(url) == "file":
                 return disk.create(absolute(url), data)
-            return bool(self.patiently(url, lambda fs, path: _put_if_absent(fs, path, data)))
+            return bool(self.patiently(url, lambda fs, path: put_if_absent(fs, path, data)))
 
     def replace(self, url: str, seen: bytes, data: bytes) -> bool:
         """Put ``data`` at ``url`` if ``seen`` is what lies there; whether it was put.
@@ -366,7 +293,7 @@ class Storage:
         """
         with told("cannot write", url):
             if scheme_of(url) in S3_SCHEMES:
-                put = partial(_put_if_match, seen=seen, data=data)
+                put = partial(put_if_match, seen=seen, data=data)
                 return bool(self.patiently(url, put))
             if self.read_one(url) != seen:
                 return False
@@ -436,65 +363,6 @@ def told(what: str, url: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise SystemFault(f"{what} {redact_url(url)}: {describe(error)}") from error
-
-
-def _put_all(fs: AbstractFileSystem, files: dict[str, bytes]) -> None:
-    """Put all of ``files``, and take out those that were put; one of the others' errors."""
-    paths = {url: str(fs._strip_protocol(url)) for url in files}
-    if isinstance(fs, AsyncFileSystem):
-        outcomes = sync(fs.loop, _put_at_once, fs, {paths[url]: files[url] for url in files})
-    else:
-        outcomes = [fs.pipe_file(path, files[url]) for url, path in paths.items()]
-    failed = {}
-    for url, outcome in zip(paths, outcomes, strict=True):
-        if isinstance(outcome, BaseException):
-            failed[url] = outcome
-        else:
-            del files[url]
-    for error in failed.values():
-        raise error
-
-
-async def _put_at_once(fs: AsyncFileSystem, files: Mapping[str, bytes]) -> list[Any]:
-    puts = [fs._pipe_file(path, data) for path, data in files.items()]
-    return await asyncio.gather(*puts, return_exceptions=True)
-
-
-def _put_if_absent(fs: AbstractFileSystem, path: str, data: bytes) -> bool:
-    try:
-        fs.pipe_file(path, data, mode="create")
-    except FileExistsError:
-        return False
-    except OSError:
-        # What the loser of a race is told differs from server to server.
-        if fs.exists(path):
-            return False
-        raise
-    return True
-
-
-def _put_if_match(fs: AbstractFileSystem, path: str, seen: bytes, data: bytes) -> bool:
-    bucket, key, _ = fs.split_path(path)
-    try:
-        etag = fs.info(path, refresh=True)["ETag"]
-        if fs.cat_file(path) != seen:
-            return False
-        fs.call_s3("put_object", Bucket=bucket, Key=key, Body=data, IfMatch=etag)
-    except FileNotFoundError:
-        return False
-    except OSError as error:
-        if error.errno == errno.ENOSYS:  # a server that puts without conditions only
-            fs.pipe_file(path, data)
-        elif fs.cat_file(path) != seen:  # as with _put_if_absent
-            return False
-        else:
-            raise
-    return True
-
-
-def _may_pass(error: Exception) -> bool:
-    """Whether s3fs should try again; it does so by itself after some other faults."""
-    return retry.is_fault_of_server(error) or (isinstance(error, OSError) and retry.passes(error))
 
 
 def _why_unread(error: Exception) -> RowError:

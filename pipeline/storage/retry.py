@@ -41,7 +41,7 @@ def retried(call: Callable[[], Result], patience: float = 0.0) -> Result:
         try:
             return call()
         except Exception as error:  # file systems raise what their clients raise: no common class
-            tried_enough = attempt >= ATTEMPTS and (time.monotonic() > until or _is_refusal(error))
+            tried_enough = attempt >= ATTEMPTS and (time.monotonic() > until or is_refusal(error))
             if tried_enough or not passes(error):
                 raise
         back_off(attempt)
@@ -69,14 +69,16 @@ def is_fault_of_server(error: BaseException) -> bool:
     return _status(error) >= 500
 
 
+def is_refusal(error: BaseException) -> bool:
+    """Whether a server answered that it will not, or has no such function."""
+    status = _status(error)
+    return (400 <= status < 500 or status == 501) and not has_expired(error)
+
+
 def back_off(attempt: int) -> None:
     """Wait before attempt number ``attempt`` + 1, each time for longer, never in step."""
     delay = min(LONGEST_DELAY, FIRST_DELAY * 2 ** (attempt - 1))
     time.sleep(delay * random.uniform(0.5, 1.5))
-
-
-def _is_refusal(error: BaseException) -> bool:
-    return 400 <= _status(error) < 500 and not has_expired(error)
 
 
 def _status(error: BaseException) -> int:

@@ -298,12 +298,18 @@ def test_what_was_put_within_the_same_instant_is_not_replaced(s3: str, s3_server
     assert Storage().read_one(url) == b"theirs"
 
 
-def test_a_server_that_knows_no_conditions_replaces_all_the_same(s3: str, s3_server: str) -> None:
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [(501, "NotImplemented"), (400, "InvalidArgument"), (412, "PreconditionFailed")],
+)
+def test_a_server_that_knows_no_conditions_replaces_all_the_same(
+    s3: str, s3_server: str, status: int, code: str
+) -> None:
     asked_for = forward(s3_server)
 
     def answer(request: BaseHTTPRequestHandler, body: bytes) -> Answer:
         if request.headers["If-Match"]:
-            return 501, {}, b"<Error><Code>NotImplemented</Code></Error>"
+            return status, {}, f"<Error><Code>{code}</Code></Error>".encode()
         return asked_for(request, body)
 
     url = join(s3, "x")
