@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import subprocess
@@ -37,6 +38,12 @@ QUOTAS = (
 LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
+# Where Linux runs in Windows a GPU has this file and no other.
+GPU_OF_WINDOWS = "/dev/dxg"
+
+log = logging.getLogger(__name__)
+
+
 def cpu_count() -> int:
     """Cores that this process may use, or as many as its container's share is worth."""
     cores = len(os.sched_getaffinity(0))
@@ -64,7 +71,7 @@ def devices_for(job: Job, rows: int) -> list[str]:
     that takes no time, a process with two threads for each stage did 750 images a second, two
     with one thread each 1,500, on the same two cores.
     """
-    gpus = 0 if job.device == "cpu" else _gpu_count()
+    gpus = 0 if job.device == "cpu" else gpu_count()
     if job.device.startswith("cuda:"):
         names = [job.device]
     else:
@@ -117,12 +124,9 @@ def check_device(job: Job) -> None:
         RequestError: it is not.
     """
     if job.runner == "local" and job.device.startswith("cuda"):
-        _, _, index = job.device.partition(":")
-        if int(index or 0) >= _gpu_count():
-            # A GPU need not have a file of its own; torch knows, but takes seconds to be asked.
-            from pipeline.stylizer import pick_device
+        from pipeline.stylizer import pick_device  # takes seconds to import
 
-            pick_device(job.device)
+        pick_device(job.device)
 
 
 @cache
@@ -134,12 +138,19 @@ def _has_amx() -> bool:
         return False
 
 
-def _gpu_count() -> int:
-    """GPUs that this process may use, without the seconds it takes to ask torch."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
-    return machine_gpus()
+@cache
+def gpu_count() -> int:
+    """GPUs that this process may use."""
+    if not machine_gpus() and not os.path.exists(GPU_OF_WINDOWS):
+        return 0
+    import torch  # takes seconds; but only torch knows which driver and GPUs it can use
+
+    if torch.cuda.is_available():
+        return torch.cuda.device_count()
+    log.warning(
+        "this machine has a GPU, but torch cannot use it: its driver or torch's build do not fit"
+    )
+    return 0
 
 
 def machine_gpus() -> int:

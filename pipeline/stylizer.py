@@ -24,8 +24,14 @@ from pipeline.tiling import StripNetwork
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
+# The first generation of NVIDIA's GPUs that computes with bfloat16: its "compute capability".
+AMPERE = 8
+
 # Below this the reflecting borders of the network would be wider than what they reflect.
 MIN_SIDE = 32
+
+# What errors say that are no torch.OutOfMemoryError: of a CPU's memory, of CUDA, of its libraries.
+OUT_OF_MEMORY = ("allocate memory", "out of memory", "ALLOC_FAILED")
 
 # An image of more pixels than this is done in strips: less memory, and all cores for it.
 IN_ONE_PIECE = {"cpu": 2048 * 2048, "cuda": 8192 * 8192}
@@ -43,20 +49,27 @@ def pick_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(name)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+    # A driver that is too old for this torch has devices, but none is available.
+    seen = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device.type == "cuda" and (device.index or 0) >= seen:
         raise RequestError(
-            f"{name} is not to be had, torch sees {torch.cuda.device_count()} CUDA devices here; "
+            f"{name} is not to be had, torch sees {seen} CUDA devices here; "
             "--device cpu does without"
         )
     return device
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The dtype of a precision; ``auto`` is bfloat16 where the device computes with it."""
+    """The dtype of a precision; ``auto`` is bfloat16 where the device computes with it.
+
+    A GPU that does not takes float16.
+    """
     if name != "auto":
         return DTYPES[name]
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        # Not is_bf16_supported(), for which it is enough that bfloat16 can be emulated.
+        generation, _ = torch.cuda.get_device_capability(device)
+        return torch.bfloat16 if generation >= AMPERE else torch.float16
     fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if fast else torch.float32
 
@@ -82,6 +95,8 @@ class Stylizer:
     ) -> None:
         self.device = pick_device(device)
         self.dtype = pick_dtype(precision, self.device)
+        if self.dtype == torch.float32:  # and not TF32, with 10 bits of mantissa
+            torch.backends.cudnn.allow_tf32 = False
         self._preserve_colour = preserve_colour
         self._names = pack.names
         self._strip_threads, self._on_strip = threads, on_strip
@@ -237,9 +252,9 @@ def _to_host(result: Tensor) -> Pixels:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    # On a CPU torch has no class for it.
+    # On a CPU torch has no class for it, nor for what CUDA's libraries say.
     of_its_own = isinstance(error, (MemoryError, torch.OutOfMemoryError))
-    return of_its_own or "allocate memory" in str(error)
+    return of_its_own or any(words in str(error) for words in OUT_OF_MEMORY)
 
 
 def _padded(images: Tensor, stride: int) -> Tensor:

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from pipeline import devices
 from pipeline.devices import cpu_count, devices_for, shard_rows
@@ -49,6 +50,19 @@ def test_shards_are_larger_where_work_is_quick_unless_their_size_is_given(
     assert shard_rows(auto, ["cpu"]) == 2048
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_torch_cannot_use_is_none_and_is_told(
+    job: Job, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(devices, "machine_gpus", lambda: 1)
+    monkeypatch.setattr(devices, "cpu_count", lambda: 1)
+    devices.gpu_count.cache_clear()
+    auto = job.model_copy(update={"workers": "auto", "device": "auto"})
+    assert devices_for(auto, 10**6) == ["auto"]
+    assert "torch cannot use it" in caplog.text
+    devices.gpu_count.cache_clear()
+
+
 @pytest.mark.parametrize(
     ("said", "each", "alone"),
     [
@@ -66,7 +80,7 @@ def test_workers_share_a_gpu_as_far_as_cores_and_its_memory_go(
     program.write_text(f"#!/bin/sh\nprintf '{said}'\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    monkeypatch.setattr(devices, "gpu_count", lambda: 2)
     devices._room_on_gpu.cache_clear()
     monkeypatch.setattr(devices, "cpu_count", lambda: 8)
     monkeypatch.setattr(devices, "memory_size", lambda: 64 << 10)

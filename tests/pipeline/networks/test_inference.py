@@ -8,12 +8,14 @@ from types import ModuleType
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from pipeline.networks import eager, fused, inference
 from pipeline.networks.eager import lower_, pairs, phases, pixel_shuffle, reflect_, replicate_
 from pipeline.networks.fast import FastTransformNet
 from pipeline.networks.inference import FastInference, at_small_size, of_pairs, phase_by_phase
 from pipeline.networks.norm import WHITE
+from pipeline.stylizer import _padded
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
@@ -196,6 +198,19 @@ def test_a_gpu_and_what_numba_has_no_numbers_for_are_left_to_torch() -> None:
     assert inference._steps(cpu, torch.bfloat16) is fused
     assert inference._steps(cpu, torch.float16) is eager
     assert inference._steps(torch.device("cuda"), torch.bfloat16) is eager
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("mixes", [1, 2])
+def test_on_a_gpu_all_that_it_makes_stays_there(dtype: torch.dtype, mixes: int) -> None:
+    """With tensors of a GPU that have a shape, a dtype and a layout, but no memory."""
+    with FakeTensorMode(), torch.device("cuda"), torch.inference_mode():
+        made = FastInference(FastTransformNet(3, half=8, quarter=12, blocks=2), dtype)
+        photos = torch.empty(2, 61, 47, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
+        result = made(_padded(photos, made.stride), torch.empty(mixes, 3))
+        assert result.shape == (2, 3, 64, 48)
+        assert (result.device.type, result.dtype) == ("cuda", dtype)
+        assert result.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_without_numba_it_runs_and_says_so(

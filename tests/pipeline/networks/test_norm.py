@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from pipeline.networks import norm as norm_module
 from pipeline.networks.norm import conditional_instance_norm
 
 
@@ -56,3 +57,13 @@ def test_the_result_is_the_same_with_a_gradient_and_without() -> None:
     with torch.no_grad():
         without = conditional_instance_norm(*inputs)
     torch.testing.assert_close(conditional_instance_norm(*inputs), without)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_as_one_image_is_the_formula(rows: int, memory_format: torch.memory_format) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(3, 5, 6, 7).to(memory_format=memory_format)
+    scale, shift = torch.randn(rows, 5), torch.randn(rows, 5)
+    found = norm_module._as_one_image(x, scale, shift)
+    torch.testing.assert_close(found, plain_norm(x, scale, shift))
