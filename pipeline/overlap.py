@@ -8,7 +8,6 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import islice
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -24,7 +23,7 @@ def ahead(
     depth: int,
     begun: Queue[T, R] | None = None,
 ) -> Iterator[R]:
-    """``call`` of each item, in order, with up to ``depth`` of them begun before they are taken.
+    """``call`` of each item, in order, with ``depth`` of them begun besides the one that is taken.
 
     A chain of these is a pipeline with bounded queues: whoever takes from the end sets the
     pace, an error ends it, and the order of results never depends on which thread was faster.
@@ -61,10 +60,19 @@ def unfinished(begun: Queue[T, R]) -> list[T]:
     return [item for item, future in begun.copy() if not future.done()]
 
 
-def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Lists of ``size`` items, the last one shorter."""
-    iterator = iter(items)
-    while chunk := list(islice(iterator, size)):
+def chunks(
+    items: Iterable[T], size: int, weigh: Callable[[T], float] = lambda _: 0, heavy: float = 1
+) -> Iterator[list[T]]:
+    """Lists of ``size`` items, or fewer that weigh ``heavy`` together; the last one shorter."""
+    chunk: list[T] = []
+    weight = 0.0
+    for item in items:
+        chunk.append(item)
+        weight += weigh(item)
+        if len(chunk) == size or weight >= heavy:
+            yield chunk
+            chunk, weight = [], 0.0
+    if chunk:
         yield chunk
 
 

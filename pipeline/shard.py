@@ -32,6 +32,10 @@ from pipeline.url import check_name, join, redact_url
 CHUNK = 32
 CHUNKS_AHEAD = 4
 
+# Bytes of a chunk that is fetched: photos as a camera makes them would fill the memory otherwise.
+CHUNK_BYTES = 16 << 20
+UNKNOWN_BYTES = CHUNK_BYTES / 4  # of a file of which nothing is known, until some have come
+
 # Images decoded before the network wants them, and encoded before they are put: of one fixed
 # size, or of their own sizes, which may be large.
 DEPTH_FIXED = 32
@@ -88,6 +92,7 @@ class ShardWorker:
         self._job_digest = job.digest(pack.digest)
         self._threads = threads
         self._begun: dict[str, Queue[Any, Any]] = {}
+        self._usual_bytes = UNKNOWN_BYTES
 
     def queues(self) -> dict[str, int]:
         """How many images wait for each stage, or are in it; any thread may ask."""
@@ -205,7 +210,8 @@ class ShardWorker:
             if self._threads > 1 or self._stylizer.is_waited_for:
                 stylizing = pool("stylize", network_threads)
             fetch = timed("fetch", self._fetch)
-            fetched = ahead(fetching, fetch, chunks(items, chunk), CHUNKS_AHEAD, begun["fetch"])
+            waiting = chunks(items, chunk, self._bytes_of, CHUNK_BYTES)
+            fetched = ahead(fetching, fetch, waiting, CHUNKS_AHEAD, begun["fetch"])
             decode_item = timed("decode", partial(_unless_failed, "decode", self._decode))
             decoded = ahead(
                 decoding, decode_item, chain.from_iterable(fetched), depth, begun["decode"]
@@ -221,6 +227,11 @@ class ShardWorker:
             yield from chain.from_iterable(
                 ahead(putting, put, chunks(encoded, chunk), CHUNKS_AHEAD, begun["put"])
             )
+
+    def _bytes_of(self, item: Item) -> float:
+        """Of its source; where that is not known, of those that came before, on average."""
+        size = item.row["source_size"]
+        return self._usual_bytes if size is None else float(size)
 
     def _fetch(self, items: list[Item]) -> list[Item]:
         wanted = []
@@ -238,6 +249,7 @@ class ShardWorker:
                 item.data = got
                 item.record["source_size"] = len(got)
                 item.record["source_sha256"] = hashlib.sha256(got).hexdigest()
+        self._usual_bytes = sum(len(item.data) for item in items) / len(items)
         return items
 
     def _decode(self, item: Item) -> None:

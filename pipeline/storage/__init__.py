@@ -17,7 +17,7 @@ from pipeline.errors import RequestError, RowError, SystemFault
 from pipeline.storage import disk, retry
 from pipeline.storage.puts import put_all, put_if_absent, put_if_match
 from pipeline.storage.s3 import S3
-from pipeline.storage.web import REFUSED, is_private, public_web
+from pipeline.storage.web import REFUSED, is_private, web_system
 from pipeline.url import S3_SCHEMES, WEB_SCHEMES, absolute, describe, redact_url, scheme_of, tar_of
 
 # Why a row has no bytes, where nothing is at its address.
@@ -57,7 +57,7 @@ class Storage:
         scratch: str = "",
         allow_private: bool = False,
     ) -> None:
-        self._public_web = None if allow_private else cache(public_web)
+        self._web = cache(partial(web_system, allow_private))
         self._scratch = scratch
         self._s3 = S3(options or {})
         self._waited_in_vain = False
@@ -204,8 +204,8 @@ class Storage:
             by_scheme.setdefault(scheme_of(source.uri), []).append(index)
         for indices in by_scheme.values():
             wanted = [sources[index] for index in indices]
-            if scheme_of(wanted[0].uri) in WEB_SCHEMES and self._public_web:
-                fs = self._public_web()
+            if scheme_of(wanted[0].uri) in WEB_SCHEMES:
+                fs = self._web()
             else:
                 fs, _ = self._open(wanted[0].uri, 1)
             paths = [str(fs._strip_protocol(tar_of(source.uri))) for source in wanted]

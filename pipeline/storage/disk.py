@@ -6,7 +6,9 @@ and stylize.
 
 from __future__ import annotations
 
+import io
 import os
+import stat
 import uuid
 from collections.abc import Sequence
 from contextlib import suppress
@@ -29,12 +31,21 @@ def read_ranges(
 
 
 def _read(path: str, start: int, end: int | None) -> bytes:
-    if end is None and not start:
-        with open(path, "rb", buffering=0) as file:
+    with open(path, "rb", buffering=0, opener=_open_file) as file:
+        if end is None and not start:
             return file.readall()
-    with open(path, "rb") as file:
-        file.seek(start)
-        return file.read(-1 if end is None else end - start)
+        with io.BufferedReader(file) as buffered:
+            buffered.seek(start)
+            return buffered.read(-1 if end is None else end - start)
+
+
+def _open_file(path: str, flags: int) -> int:
+    """As ``open`` does it, but what never ends, or never begins, is no file."""
+    descriptor = os.open(path, flags | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise PermissionError(f"{path} is a folder, a device or a pipe, and no file")
+    return descriptor
 
 
 def put(path: str, data: bytes, scratch: str = "") -> None:

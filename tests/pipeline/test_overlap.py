@@ -166,6 +166,11 @@ def test_chunks_are_full_but_the_last(count: int, expected: list[list[int]]) -> 
     assert list(chunks(range(count), 3)) == expected
 
 
+def test_chunks_of_what_is_heavy_are_short() -> None:
+    found = list(chunks([1, 1, 1, 1, 5, 1, 9, 9], 3, float, 5))
+    assert found == [[1, 1, 1], [1, 5], [1, 9], [9]]
+
+
 def test_chunks_take_no_more_than_they_give() -> None:
     source = iter(range(100))
     assert next(chunks(source, 4)) == [0, 1, 2, 3]

@@ -15,13 +15,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline import shard as shard_module
 from pipeline.codec import encode
-from pipeline.errors import SystemFault
+from pipeline.errors import RowError, SystemFault
 from pipeline.job import Job
 from pipeline.ledger import LEDGER_SCHEMA, Ledger
 from pipeline.shard import Item, ShardWorker
 from pipeline.spool import read_shard
-from pipeline.storage import Storage
+from pipeline.storage import Source, Storage
 from pipeline.styles.mix import Mix
 from pipeline.styles.pack import find_pack
 from pipeline.stylizer import Stylizer
@@ -49,6 +50,32 @@ def rows_of(job: Job) -> dict[str, dict[str, Any]]:
 
 def stamps(folder: str) -> dict[str, int]:
     return {str(path): path.stat().st_mtime_ns for path in Path(folder).rglob("*.*")}
+
+
+@pytest.mark.parametrize("sizes_known", [True, False])
+def test_large_files_are_fetched_by_few(
+    job: Job, sizes_known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = sorted(Path(job.source).glob("*.jpg"))
+    size = min(path.stat().st_size for path in paths)
+    monkeypatch.setattr(shard_module, "CHUNK_BYTES", 2 * size)
+    monkeypatch.setattr(shard_module, "UNKNOWN_BYTES", size)
+    asked: list[int] = []
+    read = Storage.read
+
+    def spy(storage: Storage, sources: Sequence[Source]) -> list[bytes | RowError]:
+        asked.append(len(sources))
+        return read(storage, sources)
+
+    monkeypatch.setattr(Storage, "read", spy)
+    if sizes_known:
+        assert run_job(changed(job, shard_size=8)).done == 8
+    else:
+        with serving(files({f"/{path.name}": path.read_bytes() for path in paths})) as server:
+            job = manifest(job, [f"{server.url}/{path.name}" for path in paths])
+            job = changed(job, shard_size=8, allow_scheme=["http"], allow_private=True)
+            assert run_job(job).done == 8
+    assert max(asked) == 2
 
 
 def test_every_photo_gets_a_result_of_its_own(job: Job) -> None:

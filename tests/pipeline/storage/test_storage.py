@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import os
 import resource
 import socket
 import threading
@@ -64,6 +65,17 @@ def test_reads_a_range(place: str, offset: int, size: int, expected: bytes) -> N
     storage = Storage()
     storage.write({join(place, "x"): b"0123456789"})
     assert storage.read([Source(join(place, "x"), offset, size)]) == [expected]
+
+
+def test_what_never_ends_or_never_begins_is_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "folder.jpg").mkdir()
+    paths = ["/dev/zero", str(tmp_path / "pipe.jpg"), str(tmp_path / "folder.jpg")]
+    start = time.monotonic()
+    for got in Storage().read([*map(Source, paths), *(Source(path, 2, 9) for path in paths)]):
+        assert isinstance(got, RowError)
+        assert "is a folder, a device or a pipe, and no file" in got.message
+    assert time.monotonic() - start < 1
 
 
 def test_an_empty_range_is_empty(place: str) -> None:

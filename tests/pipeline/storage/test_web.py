@@ -73,6 +73,29 @@ def test_a_redirection_does_not_lead_there(server: Faulty, monkeypatch: pytest.M
     assert server.asked == []
 
 
+def test_a_host_that_never_answers_costs_its_row(
+    server: Faulty, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retry, "FIRST_DELAY", 0.001)
+    monkeypatch.setattr(web, "TIMEOUT", 0.2)
+    server.latency = 1.0
+    start = time.monotonic()
+    (got,) = Storage(allow_private=True).read([Source(f"{server.url}/a.jpg")])
+    assert isinstance(got, RowError)
+    assert "Timeout" in got.message
+    assert time.monotonic() - start < 4
+
+
+def test_an_answer_without_end_costs_its_row(
+    server: Faulty, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(web, "MAX_BYTES", 6)
+    (got,) = Storage(allow_private=True).read([Source(f"{server.url}/a.jpg")])
+    assert isinstance(got, RowError)
+    assert "its host sends more than" in got.message
+    assert len(server.asked) == 1
+
+
 @pytest.mark.parametrize(
     "host",
     ["127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1",
