@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+import re
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
@@ -38,6 +39,9 @@ KNOWN = ("uri", "id", "style", "strength", "seed")
 
 SCHEME = r"^[A-Za-z][A-Za-z0-9+.\-]*://"
 DOT_SEGMENT = r"(^|[/\\])\.\.?($|[/\\])"
+
+# Of an id whose result would lie outside the output folder.
+OUTSIDE = rf"^/|{DOT_SEGMENT}|//|/$|\x00"
 
 
 def carried_schema(schema: pa.Schema, reserved: Iterable[str], name: str) -> pa.Schema:
@@ -132,8 +136,7 @@ def listed_rows(
         raise RequestError(
             f"{error.object!r} has a name that is not UTF-8 and cannot be written down; rename it"
         ) from error
-    ids = ids_of(full, base)
-    check_ids(ids, base, 1)
+    ids = inside_ids(ids_of(full, base))
     return _bare(ids, full, pa.array(sizes, pa.int64()), pa.array(etags, pa.string()))
 
 
@@ -186,13 +189,28 @@ def ids_of(full: pa.Array, base: str) -> pa.Array:
 
 def check_ids(ids: pa.Array, name: str, first: int) -> None:
     """Raise a RequestError for an id that would be written outside the output folder."""
-    outside = pc.match_substring_regex(ids, rf"^/|{DOT_SEGMENT}|//|/$|\x00")
     _refuse(
-        outside,
+        pc.match_substring_regex(ids, OUTSIDE),
         f"{name}, row {{}}: the id is not a relative path, so its result would lie outside the "
         "output folder; give the row another id",
         first,
     )
+
+
+def inside_ids(ids: pa.Array) -> pa.Array:
+    """Ids that were given to nobody's choice, so that each is a relative path.
+
+    A key of S3, or a member of a tar, may have parts that are no names of files: ``a//b.jpg``,
+    ``../c.jpg``. These get a ``%`` before them: ``a/%/b.jpg``, ``%../c.jpg``.
+    """
+    outside = pc.match_substring_regex(ids, OUTSIDE)
+    if not pc.any(outside).as_py():
+        return ids
+    plain = [
+        re.sub(r"(^|[/\\])(\.{0,2})(?=$|[/\\])", r"\1%\2", text.replace("\0", "%")) if bad else text
+        for text, bad in zip(ids.to_pylist(), outside.to_pylist(), strict=True)
+    ]
+    return pa.array(plain, pa.string())
 
 
 class SchemeRefused(RequestError):

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from pipeline.errors import RequestError, RowError
 from pipeline.manifest.listings import has_image_suffix, is_glob
-from pipeline.manifest.rows import ROW_SCHEMA, check_ids
+from pipeline.manifest.rows import ROW_SCHEMA, inside_ids
 from pipeline.manifest.tables import BATCH_ROWS
 from pipeline.storage import Source, Storage
 from pipeline.url import describe, redact_url, tar_of
@@ -86,10 +86,10 @@ def tar_rows(storage: Storage, tars: list[str]) -> Iterator[pa.RecordBatch]:
                     }
                 )
             if len(rows) >= BATCH_ROWS:
-                yield _batch(rows, schema, tar)
+                yield _batch(rows, schema)
                 rows = []
         if rows:
-            yield _batch(rows, schema, tar)
+            yield _batch(rows, schema)
 
 
 def tar_source(storage: Storage, uri: str) -> Source:
@@ -105,10 +105,10 @@ def tar_source(storage: Storage, uri: str) -> Source:
     raise RowError("storage", f"{redact_url(uri)} does not exist")
 
 
-def _batch(rows: list[dict[str, object]], schema: pa.Schema, tar: str) -> pa.RecordBatch:
+def _batch(rows: list[dict[str, object]], schema: pa.Schema) -> pa.RecordBatch:
     batch = pa.RecordBatch.from_pylist(rows, schema=schema)
-    check_ids(batch.column("id"), redact_url(tar), 1)
-    return batch
+    index = batch.schema.names.index("id")
+    return batch.set_column(index, batch.schema.field(index), inside_ids(batch.column(index)))
 
 
 def _samples(storage: Storage, tars: Iterable[str]) -> Iterator[list[Member]]:

@@ -6,14 +6,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import boto3
 import pytest
 
 from pipeline.errors import RequestError
+from pipeline.job import Job
 from pipeline.manifest import listings, open_manifest
 from pipeline.storage import Storage, retry
 from pipeline.url import join
-from tests.conftest import write_photos
-from tests.pipeline.runs import read_rows
+from tests.conftest import jpeg, write_photos
+from tests.pipeline.runs import changed, ledger_of, read_rows, run_job
 from tests.pipeline.servers import forward, serving
 
 
@@ -302,3 +304,12 @@ def test_a_name_that_is_not_unicode_is_no_end_of_the_world(tmp_path: Path) -> No
     shutil.copy(photo, os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.jpg"))
     with suppress(RequestError):
         assert "000.jpg" in ids(tmp_path)
+
+
+def test_odd_keys_of_a_bucket_have_results_like_others(job: Job, s3: str) -> None:
+    for key in ("a.jpg", "/b.jpg", "c//d.jpg"):
+        boto3.client("s3").put_object(Bucket="photos", Key=f"in/{key}", Body=jpeg())
+    summary = run_job(changed(job, source="s3://photos/in"))
+    assert (summary.done, summary.failed) == (3, 0)
+    found = {row["id"] for row in ledger_of(job.out).to_pylist()}
+    assert found == {"a.jpg", "%/b.jpg", "c/%/d.jpg"}

@@ -13,6 +13,7 @@ from pipeline.manifest.rows import (
     folder_of,
     full_uris,
     ids_of,
+    inside_ids,
     rows_of,
     stat_local,
 )
@@ -102,6 +103,14 @@ def test_an_id_that_stays_in_the_output_folder_is_taken(row_id: str) -> None:
 def test_an_id_that_would_leave_the_output_folder_is_refused(row_id: str) -> None:
     with pytest.raises(RequestError, match=r"m\.csv, row 12: the id is not a relative path"):
         check_ids(pa.array(["fine", row_id]), "m.csv", 11)
+
+
+def test_ids_that_nobody_has_chosen_stay_in_the_output_folder() -> None:
+    found = inside_ids(pa.array([*GOOD_IDS, *BAD_IDS])).to_pylist()
+    check_ids(pa.array(found), "bucket", 1)
+    assert found[: len(GOOD_IDS)] == GOOD_IDS
+    assert len(set(found)) == len(found)
+    assert found[-5:] == ["a/%/b", "a/%", "%..\\x", "a\\%..\\x", "a%b"]
 
 
 @pytest.mark.parametrize("blank", ["", " ", "\t", None])
