@@ -10,9 +10,7 @@ from functools import partial
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
-from pyarrow.fs import FSSpecHandler, PyFileSystem
 
 from pipeline.errors import RequestError, SystemFault
 from pipeline.overlap import ahead, chunks
@@ -87,18 +85,22 @@ class Ledger:
         return None if data is None else _parsed(url, data)
 
     def read_parts(
-        self, columns: Sequence[str] | None = None
+        self, columns: Sequence[str] | None = None, shards: Sequence[str] | None = None
     ) -> Iterator[list[tuple[str, pa.Table | DamagedPart]]]:
-        """Groups of parts, each with its shard, many fetched at a time; of all columns or these.
+        """Groups of parts, each with its shard, many fetched at a time.
+
+        Args:
+            columns: all, if not given. shards: all that have a part, if not given.
 
         Parts that have been removed meanwhile are left out.
 
         Raises:
             SystemFault: one cannot be fetched.
         """
+        shards = self.shards() if shards is None else shards
         read = partial(self._read_group, columns)
         with ThreadPoolExecutor(GROUPS_AHEAD, "ledger") as pool:
-            yield from ahead(pool, read, chunks(self.shards(), GROUP), GROUPS_AHEAD)
+            yield from ahead(pool, read, chunks(shards, GROUP), GROUPS_AHEAD)
 
     def _read_group(
         self, columns: Sequence[str] | None, shards: list[str]
@@ -125,41 +127,21 @@ class Ledger:
 
     def shards(self) -> list[str]:
         """Keys of the shards that have a part."""
-        return [part.rsplit("/", 1)[-1].removesuffix(".parquet") for part in self.parts()]
-
-    def parts(self) -> list[str]:
-        """URLs of all parts."""
         names = self._storage.names(self.folder)
-        return [join(self.folder, name) for name in names if name.endswith(".parquet")]
+        return [name.removesuffix(".parquet") for name in names if name.endswith(".parquet")]
 
-    def dataset(self, parts: Sequence[str] | None = None) -> ds.Dataset | None:
-        """All parts, or these, as one dataset; None while there are none.
+    def scan(
+        self, columns: Sequence[str], shards: Sequence[str] | None = None
+    ) -> Iterator[pa.RecordBatch]:
+        """``columns`` of all rows, or those of some shards, a batch at a time.
 
-        Raises:
-            RequestError: a part is not readable, or parts do not fit together.
-        """
-        parts = self.parts() if parts is None else parts
-        if not parts:
-            return None
-        fs, _ = self._storage.open(self.folder)
-        paths = [str(fs._strip_protocol(part)) for part in parts]
-        try:
-            return ds.dataset(paths, format="parquet", filesystem=PyFileSystem(FSSpecHandler(fs)))
-        except (pa.ArrowException, OSError) as error:
-            raise RequestError(
-                f"the ledger in {redact_url(self.folder)} cannot be read: {describe(error)}"
-            ) from error
-
-    def scan(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        """``columns`` of all rows, a batch at a time.
-
-        Not by way of dataset(), which keeps 70 KB of each part that it has read, and waits for
-        several answers for each.
+        Not by way of a pyarrow.dataset, which keeps 70 KB of each part that it has read, and waits
+        for several answers for each.
 
         Raises:
             RequestError: a part is not readable. SystemFault: one cannot be fetched.
         """
-        for group in self.read_parts(columns):
+        for group in self.read_parts(columns, shards):
             tables = []
             for _, part in group:
                 if isinstance(part, DamagedPart):

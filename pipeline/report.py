@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 from jinja2 import Environment, PackageLoader
 from PIL import Image, ImageOps
@@ -17,6 +18,7 @@ from pipeline.codec import Pixels, decode
 from pipeline.errors import RequestError, RowError
 from pipeline.ledger import Ledger
 from pipeline.manifest.tars import tar_source
+from pipeline.output import Output
 from pipeline.status import Status, read_status
 from pipeline.storage import Source, Storage
 from pipeline.text import plural, size, span
@@ -95,14 +97,23 @@ def _example(storage: Storage, out: str, row: dict[str, Any], width: int) -> Exa
 
 
 def _done_rows(storage: Storage, out: str) -> list[dict[str, Any]]:
+    """Rows that are done, of the job as it is now; of a large job from some parts of its ledger."""
+    digest = Output(storage, out).require_job().job_digest
     ledger = Ledger(storage, out)
-    parts = ledger.parts()
+    shards = ledger.shards()
     columns = ["id", "style", "strength", "source_uri", "output_uri", "output_width",
                "output_height"]  # fmt: skip
-    dataset = ledger.dataset(parts[:: max(1, len(parts) // PARTS_SAMPLED)][:PARTS_SAMPLED])
-    if dataset is None:
-        return []
-    return dataset.to_table(columns, filter=pc.field("status") == "done").to_pylist()
+    rows: list[dict[str, Any]] = []
+    sampled = shards[:: max(1, len(shards) // PARTS_SAMPLED)][:PARTS_SAMPLED]
+    for batch in ledger.scan([*columns, "status", "job_digest"], sampled):
+        rows += _with_status(batch, "done", digest).select(columns).to_pylist()
+    return rows
+
+
+def _with_status(rows: pa.RecordBatch, status: str, digest: str) -> pa.RecordBatch:
+    """Those of a job; there may be rows of earlier settings that it has not done again yet."""
+    is_of_job = pc.equal(rows.column("job_digest"), digest)
+    return rows.filter(pc.and_(is_of_job, pc.equal(rows.column("status"), status)))
 
 
 def _picture(storage: Storage, uri: str, size: tuple[int, int]) -> Pixels:
@@ -159,7 +170,7 @@ def write_report(storage: Storage, out: str) -> str:
         status=status,
         pictures=pictures,
         styles=sorted(shown, key=lambda style: (-status.styles[style], style)),
-        failures=_failures(storage, out, min(status.failed, FAILURES_SHOWN)),
+        failures=_failures(storage, out, status.job.job_digest, min(status.failed, FAILURES_SHOWN)),
         bars=bars,
         average=sum(status.last_run().values()) / bars[-1].end if bars else 0.0,
     )
@@ -168,14 +179,13 @@ def write_report(storage: Storage, out: str) -> str:
     return url
 
 
-def _failures(storage: Storage, out: str, count: int) -> list[dict[str, Any]]:
-    """The first ``count`` failed rows; no more of the ledger is read than that takes."""
+def _failures(storage: Storage, out: str, digest: str, count: int) -> list[dict[str, Any]]:
+    """The first ``count`` failed rows of a job; little more of the ledger is read than it takes."""
     columns = ["id", "source_uri", "error_class", "error_stage", "error_message", "attempts"]
     failures: list[dict[str, Any]] = []
-    batches = Ledger(storage, out).scan([*columns, "status"])
+    batches = Ledger(storage, out).scan([*columns, "status", "job_digest"])
     while len(failures) < count and (batch := next(batches, None)) is not None:
-        failed = batch.filter(pc.equal(batch.column("status"), "failed"))
-        failures += failed.select(columns).to_pylist()
+        failures += _with_status(batch, "failed", digest).select(columns).to_pylist()
     return failures[:count]
 
 

@@ -57,7 +57,8 @@ class Verdict:
     """What was found.
 
     Args:
-        job: its settings. rows, gone: as in JobRecord. done, failed: in the ledger.
+        job: its settings. rows, gone: as in JobRecord. done, failed: in the ledger. older: of
+            these, rows of earlier settings, which the job has not done again yet.
     """
 
     job: dict[str, Any]
@@ -65,13 +66,14 @@ class Verdict:
     gone: int
     done: int = 0
     failed: int = 0
+    older: int = 0
     output_bytes: int = 0
     findings: list[Finding] = field(default_factory=list)
 
     @property
     def left(self) -> int:
-        """Rows that the ledger does not have."""
-        return max(0, self.rows + self.gone - self.done - self.failed)
+        """Rows that the job has yet to do."""
+        return max(0, self.rows + self.gone - (self.done + self.failed - self.older))
 
     @property
     def wrong(self) -> list[Finding]:
@@ -105,6 +107,8 @@ def verify(storage: Storage, out: str, on_progress: Callable[[int], None]) -> Ve
             done = part.filter(is_done).select(COLUMNS)
             verdict.done += len(done)
             verdict.failed += len(part) - len(done)
+            is_older = pc.not_equal(part.column("job_digest"), record.job_digest)
+            verdict.older += pc.sum(is_older).as_py() or 0
             verdict.output_bytes += pc.sum(done.column("output_bytes")).as_py() or 0
             rows.append(_row_hashes(part))
             outputs.append(hashes(done.column("output_uri")))

@@ -67,9 +67,9 @@ def plan_job(job: Job) -> tuple[Request, list[ShardRef]]:
 
 def ledger_of(out: str | Path) -> pa.Table:
     """The ledger, by id and variant."""
-    dataset = Ledger(Storage(), str(out)).dataset()
-    assert dataset is not None
-    return dataset.to_table().sort_by([("id", "ascending"), ("variant", "ascending")])
+    parts = [part for group in Ledger(Storage(), str(out)).read_parts() for _, part in group]
+    table = pa.concat_tables(parts, promote_options="default")
+    return table.sort_by([("id", "ascending"), ("variant", "ascending")])
 
 
 def write_tar(path: Path, members: Mapping[str, bytes]) -> Path:

@@ -46,13 +46,13 @@ def test_what_is_committed_is_read(out: str) -> None:
     read = ledger.read_part("one")
     assert read is not None
     assert read.equals(rows)
-    assert ledger.parts() == [join(out, "metadata", "one.parquet")]
+    assert ledger.shards() == ["one"]
+    assert ledger.part_url("one") == join(out, "metadata", "one.parquet")
 
 
 def test_a_ledger_may_be_empty(out: str) -> None:
     ledger = Ledger(Storage(), out)
-    assert ledger.parts() == []
-    assert ledger.dataset() is None
+    assert ledger.shards() == []
     assert list(ledger.scan(["id"])) == []
     assert ledger.read_part("one") is None
 

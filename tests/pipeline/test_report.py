@@ -161,6 +161,17 @@ def test_the_report_holds_no_secret(job: Job) -> None:
     assert "hush" not in page_source(job)
 
 
+def test_results_of_earlier_settings_are_not_shown(job: Job) -> None:
+    bad = Path(job.source) / "007.jpg"
+    bad.write_bytes(b"no image")
+    run_job(changed(job, style="red"))
+    bad.unlink()
+    run_job(changed(job, style="green", overwrite=True, limit=3))
+    assert {e.row["style"] for e in examples(Storage(), job.out, 9, 32)} == {"green"}
+    page = report(job).text
+    assert "007" not in page
+
+
 def test_a_report_may_be_made_before_anything_is_done(job: Job) -> None:
     plan_job(job)
     page = report(job)

@@ -408,7 +408,7 @@ def test_a_folder_that_cannot_be_written_to_is_a_fault_of_the_system(job: Job) -
     images.write_text("in the way")
     with pytest.raises(SystemFault, match="cannot write"):
         run_job(job)
-    assert Ledger(Storage(), job.out).parts() == []
+    assert Ledger(Storage(), job.out).shards() == []
     images.unlink()
     assert run_job(job).done == 8
 
@@ -435,7 +435,7 @@ def test_a_fault_midway_leaves_nothing_of_the_shard_in_the_ledger(job: Job) -> N
     with pytest.raises(SystemFault, match="cannot write"):
         worker.run(ref.key, read_shard(request.storage, ref), lose_the_folder)
     assert list(images.with_name("elsewhere0").iterdir())
-    assert Ledger(Storage(), job.out).parts() == []
+    assert Ledger(Storage(), job.out).shards() == []
     images.unlink()
     summary = run_job(job)
     assert (summary.done, summary.new_done) == (rows, rows)

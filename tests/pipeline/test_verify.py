@@ -19,7 +19,7 @@ from pipeline.ledger import Ledger
 from pipeline.storage import Storage
 from pipeline.url import join
 from pipeline.verify import Finding, Verdict, put_aside, verify
-from tests.pipeline.runs import changed, ledger_of, run_job
+from tests.pipeline.runs import changed, ledger_of, plan_job, run_job
 
 
 def look(job: Job) -> Verdict:
@@ -59,6 +59,13 @@ def test_a_job_that_is_as_it_was_left(done: Job) -> None:
         len(Storage().read_one(join(done.out, "images", f"00{n}.jpg")) or b"") for n in range(7)
     )
     assert seen[-1] == 7
+
+
+def test_rows_of_earlier_settings_are_left_to_be_done(done: Job) -> None:
+    plan_job(changed(done, style="green", overwrite=True))
+    verdict = look(done)
+    assert (verdict.done, verdict.failed, verdict.older, verdict.left) == (7, 1, 8, 8)
+    assert verdict.findings == []
 
 
 def test_what_is_missing_damaged_or_extra_is_found_and_mended(done: Job) -> None:

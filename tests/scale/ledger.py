@@ -42,7 +42,7 @@ USUAL_ROWS = 512
 
 
 def _list(job: Job) -> None:
-    Ledger(Storage(), job.out).parts()
+    Ledger(Storage(), job.out).shards()
 
 
 def _read_whole(job: Job) -> None:
