@@ -71,7 +71,7 @@ class Claim:
             if self._is_ours(theirs):
                 break  # it was put, but the answer was lost
             if not _has_died(theirs) and self._is_renewed(theirs):
-                self._refuse(theirs)
+                self._refuse(self._read() or theirs)  # on a disk it may have been half written
             if self._read() == theirs:
                 self._storage.delete(self._url)
                 taken_over = True
@@ -121,6 +121,8 @@ class Claim:
             try:
                 found = self._storage.read_one(self._url)
                 self._see(_parsed(found))
+                if self._ended.is_set():
+                    return
                 # Neither writes over a claim that has come since.
                 if found is None:
                     self._storage.create(self._url, self._content())

@@ -24,8 +24,11 @@ from pipeline.errors import RequestError, ShardLost, SystemFault
 from pipeline.job import Job
 from pipeline.results import ShardResult
 from pipeline.spool import ShardRef
+from pipeline.url import redact
 from pipeline.worker import Message
-from pipeline.workers import ENDING, WorkerPool
+from pipeline.workers import RunEnding, WorkerPool
+
+log = logging.getLogger(__name__)
 
 Told = Message | ShardResult | ShardLost | SystemFault
 
@@ -57,6 +60,8 @@ def cluster_devices(job: Job) -> list[str]:
     gpus = cluster.get("GPU", 0)
     if job.device.startswith("cuda") or (job.device == "auto" and gpus):
         device, room = "cuda", int(gpus / job.gpus_per_worker)
+        if not room:
+            log.warning("the cluster has no room on a GPU; shards wait until it has")
     else:
         device, room = "cpu", int(cluster.get("CPU", 1))
     return [device] * max(1, room if job.workers == "auto" else job.workers)
@@ -93,7 +98,7 @@ class RayPool:
         """
         with self._free:
             if self._ending:
-                raise ShardLost(ENDING)
+                raise RunEnding
             answers = self._task.remote(self._job, ref)
             self._running.add(answers)
             try:
@@ -105,8 +110,10 @@ class RayPool:
                         raise told
                     on_message(told)
             except RayError as error:
-                reason = ENDING if self._ending else f"{type(error).__name__}: {error}"
-                raise ShardLost(f"shard {ref.number}: {reason}") from None
+                if self._ending:
+                    raise RunEnding from None
+                why = f"{type(error).__name__}: {error}"
+                raise ShardLost(f"shard {ref.number}: {redact(why)}") from None
             finally:
                 self._running.discard(answers)
         raise ShardLost(f"shard {ref.number}: its task ended without a result")
@@ -134,7 +141,7 @@ def do_shard(job: Job, ref: ShardRef) -> Iterator[Told]:
         except (ShardLost, SystemFault) as error:
             told.put(error)
         except Exception as error:
-            told.put(ShardLost(f"shard {ref.number}: {error!r}"))
+            told.put(ShardLost(f"shard {ref.number}: {redact(repr(error))}"))
 
     threading.Thread(target=work, daemon=True).start()
     while True:

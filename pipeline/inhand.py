@@ -51,7 +51,9 @@ class Board:
         with self._lock:
             slots = [self._free.pop() for _ in rows[: len(self._free)]]
         for slot, row in zip(slots, rows, strict=False):
-            self._slots[slot] = (row + 1, time.monotonic() + seconds)
+            # In this order, as another process looks meanwhile.
+            self._slots["until"][slot] = time.monotonic() + seconds
+            self._slots["row"][slot] = row + 1
         try:
             yield
         finally:

@@ -26,7 +26,7 @@ from pipeline.styles.library import choose_pack, packs_at
 from pipeline.styles.mix import parse_style, styles_in
 from pipeline.styles.pack import Pack
 from pipeline.text import plural
-from pipeline.url import absolute, join
+from pipeline.url import absolute, join, redact_url
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,9 @@ def prepare(job: Job) -> Request:
     pack = choose_pack(packs_at(job.pack, storage), job.style)
     if job.require_rights:
         _check_rights(pack, job)
+    if not job.out.startswith("/") and any(sign in job.out for sign in "*?["):
+        # They are wildcards to whatever clears up there.
+        raise RequestError(f"--out {redact_url(job.out)}: name it without *, ? and [")
     storage.check(job.out)
     if os.path.isfile(job.out):
         raise RequestError(f"--out {job.out} is a file; name a folder")
@@ -133,6 +136,9 @@ def begin(request: Request, devices: Sequence[str] = ()) -> tuple[Plan, list[Sha
         refs = write_plan(
             request.storage, join(request.output.scratch, "plan"), _shards(request, plan, devices)
         )
+        request.output.begin(
+            request.job, request.pack, request.manifest.carried, plan.rows, plan.gone
+        )
     except RequestError:
         request.output.finish(success=False)
         request.claim.release()
@@ -141,7 +147,6 @@ def begin(request: Request, devices: Sequence[str] = ()) -> tuple[Plan, list[Sha
     except BaseException:
         request.claim.release()
         raise
-    request.output.begin(request.job, request.pack, request.manifest.carried, plan.rows, plan.gone)
     return plan, refs
 
 

@@ -23,6 +23,7 @@ from pipeline.results import ShardResult
 from pipeline.run import open_storage
 from pipeline.spool import ShardRef, read_shard
 from pipeline.styles.library import choose_pack, packs_at
+from pipeline.url import redact
 
 if TYPE_CHECKING:
     from pipeline.shard import ShardWorker
@@ -60,6 +61,7 @@ class _Line(logging.handlers.QueueHandler):
         self._sending = threading.Lock()
 
     def enqueue(self, record: logging.LogRecord) -> None:
+        record.msg = redact(record.msg)  # prepared already: all of its text
         self.send(record)
 
     def send(self, message: Message | ShardResult | Exception) -> None:
@@ -98,7 +100,7 @@ def serve(pipe: int, board: int) -> None:
         except (SystemFault, RequestError) as fault:
             line.send(SystemFault(str(fault)))
         except Exception:  # the parent decides whether it is tried again
-            line.send(ShardLost(f"shard {ref.number}: {traceback.format_exc()}"))
+            line.send(ShardLost(f"shard {ref.number}: {redact(traceback.format_exc())}"))
 
 
 def _make_worker(job: Job, threads: int, board: Board) -> ShardWorker:

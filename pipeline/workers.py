@@ -28,12 +28,11 @@ from pipeline.worker import Message
 
 # Seconds without a finished row, or strip of a large one, after which a worker counts as hanging.
 STALLED = 900
+SOME_TIME = 60  # more than an image may take
 
 # Rows of one shard that are put aside for the death of workers; with more of them it is not the
 # rows, but something that every worker dies of.
 CRASHERS = 16
-
-ENDING = "the run is ending"
 
 # Seconds between two looks at a worker that says nothing.
 LOOK_EVERY = 1.0
@@ -56,6 +55,13 @@ WORKER_ENVIRONMENT = {
 
 # Started before there was a pool.
 _AHEAD: list[_Process] = []
+
+
+class RunEnding(ShardLost):
+    """A shard that was not begun, or not finished, as the run ends."""
+
+    def __init__(self, message: str = "the run is ending") -> None:
+        super().__init__(message)
 
 
 class WorkerDied(ShardLost):
@@ -121,7 +127,7 @@ class WorkerPool:
         job, process = self._free.get()
         try:
             if self._ending:
-                raise ShardLost(ENDING)
+                raise RunEnding()
             while True:
                 if process is None or not process.is_alive():
                     process = self._start(job, process)
@@ -130,7 +136,7 @@ class WorkerPool:
                     return process.run(ref, known, on_message)
                 except WorkerDied as death:
                     if self._ending:
-                        raise ShardLost(ENDING) from None
+                        raise RunEnding() from None
                     late = f"decoding takes longer than {job.max_seconds:g} s (--max-seconds)"
                     suspects = known.after_death(death.in_hand, late if death.was_late else "")
                     self._suspects[ref.key] = suspects
@@ -155,7 +161,7 @@ class WorkerPool:
     def _start(self, job: Job, dead: _Process | None) -> _Process:
         with self._lock:
             if self._ending:
-                raise ShardLost(ENDING)
+                raise RunEnding()
             if dead:
                 self._alive.discard(dead)
                 dead.close()
@@ -185,6 +191,7 @@ class _Process:
         self._board.close()
 
     def prepare(self, job: Job, threads: int) -> None:
+        self._stalled = max(STALLED, job.max_seconds + SOME_TIME)
         with suppress(BrokenPipeError):  # it has died, which run() will find
             self._connection.send((job, threads))
 
@@ -205,7 +212,7 @@ class _Process:
         try:
             self._connection.send((ref, suspects))
             heard, beats = time.monotonic(), self._board.beats()
-            while time.monotonic() - heard < STALLED:
+            while time.monotonic() - heard < self._stalled:
                 if self._board.is_overdue():
                     self.kill()
                     raise WorkerDied(
@@ -237,7 +244,8 @@ class _Process:
             ) from None
         self.kill()
         raise WorkerDied(
-            f"worker {self._child.pid} finished no row of shard {ref.number} in {STALLED} s; "
+            f"worker {self._child.pid} finished no row of shard {ref.number} in "
+            f"{self._stalled:g} s; "
             "it was killed",
             self._board.rows(),
         )

@@ -14,6 +14,7 @@ from uuid import UUID
 
 import httpx
 from PIL import Image
+from prefect import get_run_logger
 from prefect.artifacts import (
     create_markdown_artifact,
     create_progress_artifact,
@@ -26,7 +27,7 @@ from pipeline.report import contact_sheet, data_uri
 from pipeline.results import Failure, ShardResult, Summary
 from pipeline.run import Request
 from pipeline.text import plural, size, span
-from pipeline.url import WEB_SCHEMES, redact_url
+from pipeline.url import WEB_SCHEMES, describe, redact_url
 from tasks.history import runs_before
 from tasks.names import artifact_key
 
@@ -77,7 +78,17 @@ def publish_preview(sheet: Image.Image, text: str) -> None:
 
 
 def publish_summary(request: Request, summary: Summary) -> None:
-    """A page about the run with a small contact sheet, and one of what failed."""
+    """A page about the run with a small contact sheet, and one of what failed.
+
+    A run that is done stays done where the API cannot take them.
+    """
+    try:
+        _publish(request, summary)
+    except (httpx.HTTPError, PrefectException) as error:
+        get_run_logger().warning("the UI has no page about this run: %s", describe(error))
+
+
+def _publish(request: Request, summary: Summary) -> None:
     create_markdown_artifact(
         _summary_page(request, summary),
         key=artifact_key("summary", summary.out),
@@ -115,6 +126,7 @@ def page_of(uri: str, options: Mapping[str, str]) -> str:
     if scheme not in ("s3", "s3a"):
         return ""
     bucket, _, key = path.partition("/")
+    bucket = quote(bucket, safe="")
     endpoint = options.get("endpoint_url") or os.environ.get("AWS_ENDPOINT_URL")
     if endpoint:
         return f"{redact_url(endpoint).rstrip('/')}/{bucket}/{quote(key)}"
@@ -169,4 +181,5 @@ def _row(cells: Iterable[str]) -> str:
 
 def _cell(text: str) -> str:
     """Text that stays in its cell of a markdown table and is nothing but text."""
-    return re.sub(r"([|\[\]*_~\\])", r"\\\1", html.escape(text, quote=False)).replace("`", "'")
+    line = html.escape(" ".join(text.split()), quote=False)
+    return re.sub(r"([|\[\]*_~\\])", r"\\\1", line).replace("`", "'")

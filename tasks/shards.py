@@ -16,7 +16,7 @@ from pipeline.job import Job
 from pipeline.results import ShardResult
 from pipeline.spool import ShardRef
 from pipeline.worker import Progress
-from pipeline.workers import ENDING, WorkerPool
+from pipeline.workers import RunEnding, WorkerPool
 from tasks.events import tell_of_shard
 from tasks.progress import Tracker
 
@@ -59,7 +59,7 @@ def make_pool(job: Job, rows: int, shards: int) -> WorkerPool | RayPool:
 def may_pass(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
     """Whether to try a shard again: not if the run ends, or what is broken is so for all."""
     fault = state.result(raise_on_failure=False)
-    return not isinstance(fault, SystemFault) and str(fault) != ENDING
+    return not isinstance(fault, SystemFault | RunEnding)
 
 
 @task(

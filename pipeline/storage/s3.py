@@ -42,7 +42,8 @@ class S3:
         Raises:
             RequestError: the options are wrong.
         """
-        if attempts not in self._systems:
+        fs = self._systems.get(attempts)
+        if fs is None:
             import s3fs.core
 
             s3fs.core.set_custom_error_handler(_may_pass)
@@ -53,7 +54,7 @@ class S3:
                 raise RequestError(f"the options of S3 are wrong: {describe(error)}") from error
             fs.retries = attempts
             self._systems[attempts] = fs
-        return self._systems[attempts]
+        return fs
 
     def quick(self) -> Buckets | None:
         """A quicker way, unless there are options of which only s3fs knows."""

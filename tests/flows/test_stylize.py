@@ -111,6 +111,19 @@ def test_too_many_bad_images_fail_the_run_but_the_good_ones_are_done(job: Job) -
     assert sum(row["status"] == "done" for row in ledger(job)) == 8
 
 
+def test_a_run_that_is_done_stays_done_without_its_page(
+    job: Job, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def away(*args: Any, **options: Any) -> None:
+        raise httpx.ConnectError("nobody there")
+
+    monkeypatch.setattr("tasks.artifacts.create_markdown_artifact", away)
+    summary, state = run(job)
+    assert state.is_completed()
+    assert summary.done == 8
+    assert "the UI has no page about this run: nobody there" in caplog.text
+
+
 def test_a_fault_of_the_system_stops_the_run_and_blames_no_image(job: Job) -> None:
     images = Path(job.out, "images")
     images.parent.mkdir()

@@ -46,6 +46,7 @@ def test_prepare_makes_all_places_full(job: Job, monkeypatch: pytest.MonkeyPatch
         ({"source": "nosuch://bucket/x"}, "nosuch"),
         ({"pack": "/no/such.safetensors"}, "no style pack at /no/such.safetensors"),
         ({"out": "/no/such/result.JPG"}, "result.JPG is to be a folder.*the name of an image"),
+        ({"out": "s3://bucket/run[2]"}, r"s3://bucket/run\[2\]: name it without"),
         ({"device": "cuda:99"}, "cuda:99 is not to be had.*--device cpu does without"),
     ],
 )

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 import re
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from multiprocessing import Pipe
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,8 +19,8 @@ from pipeline.errors import ShardLost, SystemFault
 from pipeline.job import Job
 from pipeline.results import ShardResult
 from pipeline.spool import ShardRef
-from pipeline.worker import Message, Progress
-from pipeline.workers import WorkerPool, worker_ahead
+from pipeline.worker import Message, Progress, _Line
+from pipeline.workers import RunEnding, WorkerPool, worker_ahead
 from tests.conftest import open_image, write_pack, write_photos
 from tests.pipeline.runs import ledger_of, plan_job
 from tests.processes import is_running, wait_until, workers_of
@@ -151,6 +153,20 @@ def test_another_pack_than_that_of_the_run_is_a_fault_of_the_system(
         pool.close()
 
 
+def test_what_a_worker_says_has_no_secrets() -> None:
+    ours, theirs = Pipe()
+    log = logging.Logger("library")
+    log.addHandler(_Line(theirs))
+    log.warning("cannot reach %s", "https://me:hunter2@host/a.jpg?X-Amz-Signature=abc")
+    message = ours.recv()
+    assert isinstance(message, logging.LogRecord)
+    assert message.getMessage() == "cannot reach https://host/a.jpg"
+
+
+def test_that_a_run_ends_is_known_after_a_way_between_processes() -> None:
+    assert isinstance(pickle.loads(pickle.dumps(RunEnding())), RunEnding)
+
+
 def test_closing_ends_the_workers_for_good(planned: Planned) -> None:
     before = workers_of(os.getpid())
     pool = WorkerPool(planned[0], ["cpu"])
@@ -164,7 +180,7 @@ def test_closing_ends_the_workers_for_good(planned: Planned) -> None:
         pool.run(planned[1][4], close)
     assert len(started) == 1
     assert not is_running(started[0])
-    with pytest.raises(ShardLost, match="the run is ending"):
+    with pytest.raises(RunEnding):
         pool.run(planned[1][4], ignore)
 
 

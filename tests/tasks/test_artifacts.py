@@ -23,6 +23,8 @@ from tasks.artifacts import ProgressArtifact, failures_table, page_of
         ("s3://bucket/in/a b.jpg", "http://127.0.0.1:9000/",
          "http://127.0.0.1:9000/bucket/in/a%20b.jpg"),
         ("s3://bucket/a.jpg", "http://me:secret@store:9000", "http://store:9000/bucket/a.jpg"),
+        ("s3://b)![x](http:/a.jpg", "http://store",
+         "http://store/b%29%21%5Bx%5D%28http%3A/a.jpg"),
         ("/data/a.jpg", "", ""),
         ("javascript:alert(1)", "", ""),
         ("javascript://alert(1)", "", ""),
@@ -41,11 +43,11 @@ def test_the_environment_may_name_the_endpoint(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_names_stay_in_their_cells() -> None:
-    failure = Failure("a|b_[c](d)<e>", "https://example.org/a|b.jpg", "input", "decode", "it `is`")
+    failure = Failure("a|b_[c]\n(d)<e>", "https://example.org/a|b.jpg", "input", "decode", "`is`")
     header, _, row = failures_table([failure], {}).splitlines()
     assert header == "| image | why | stage | kind | source |"
     assert row == (
-        r"| a\|b\_\[c\](d)&lt;e&gt; | it 'is' | decode | input "
+        r"| a\|b\_\[c\] (d)&lt;e&gt; | 'is' | decode | input "
         r"| [https://example.org/a\|b.jpg](https://example.org/a%7Cb.jpg) |"
     )
 
