@@ -120,10 +120,13 @@ class Ledger:
         return parts
 
     def commit(self, shard: str, rows: pa.Table) -> None:
-        """Record ``rows`` as all there is to say of a shard, in one atomic step."""
+        """Record ``rows`` as all there is to say of a shard, in one atomic step.
+
+        Their results have to be written already: they outlast a power cut if this does.
+        """
         buffer = io.BytesIO()
         pq.write_table(rows, buffer, compression="zstd")
-        self._storage.write({self.part_url(shard): buffer.getvalue()})
+        self._storage.write_last(self.part_url(shard), buffer.getvalue())
 
     def shards(self) -> list[str]:
         """Keys of the shards that have a part."""

@@ -152,7 +152,7 @@ class Output:
             Path(self.url).rmdir()
 
     def _write(self, name: str, text: str) -> None:
-        self._storage.write({join(self.url, name): text.encode()})
+        self._storage.write_last(join(self.url, name), text.encode())
 
 
 def _differences(earlier: JobRecord, job: Job) -> str:

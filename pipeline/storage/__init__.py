@@ -237,6 +237,20 @@ class Storage:
         for url, error in self.try_write(files).items():
             raise SystemFault(f"cannot write {redact_url(url)}: {error}")
 
+    def write_last(self, url: str, data: bytes) -> None:
+        """As write(), but when all that was written before can no longer be lost.
+
+        On a local disk that takes as long as the disk takes; to other storage it is so anyway.
+
+        Raises:
+            SystemFault: it could not be written.
+        """
+        if scheme_of(url) != "file":
+            self.write({url: data})
+            return
+        with told("cannot write", url):
+            disk.put(absolute(url), data, self._scratch, last=True)
+
     def try_write(self, files: Mapping[str, bytes], folder: str = "") -> dict[str, RowError]:
         """As write(), but answers which names in ``folder`` something else has taken.
 

@@ -6,6 +6,7 @@ and stylize.
 
 from __future__ import annotations
 
+import ctypes
 import io
 import os
 import stat
@@ -13,6 +14,8 @@ import uuid
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Literal
+
+LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def read_ranges(
@@ -48,27 +51,44 @@ def _open_file(path: str, flags: int) -> int:
     return descriptor
 
 
-def put(path: str, data: bytes, scratch: str = "") -> None:
+def put(path: str, data: bytes, scratch: str = "", last: bool = False) -> None:
     """Put ``data`` at ``path``: whole under its name or not at all.
 
     Args:
         scratch: a folder on the same file system for what is not whole yet, rather than beside it.
+        last: only when it has reached the disk, and all else that was put on it: a power cut, too,
+            then leaves that whole, or this not there.
     """
     folder = os.path.dirname(path)
     temporary = os.path.join(scratch or folder, f"{uuid.uuid4().hex}.partial")
+
+    def write_and_name() -> None:
+        _write(temporary, "wb", data)
+        if last:
+            settle(temporary)
+        os.replace(temporary, path)
+
     try:
         try:
-            _write(temporary, "wb", data)
-            os.replace(temporary, path)
+            write_and_name()
         except FileNotFoundError:  # the first file of a folder
             os.makedirs(folder, exist_ok=True)
             os.makedirs(scratch or folder, exist_ok=True)
-            _write(temporary, "wb", data)
-            os.replace(temporary, path)
+            write_and_name()
     except BaseException:
         with suppress(OSError):
             os.unlink(temporary)
         raise
+
+
+def settle(path: str) -> None:
+    """Have all that was written to the file system of ``path`` reach its disk: syncfs(2)."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        if LIBC.syncfs(descriptor):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    finally:
+        os.close(descriptor)
 
 
 def _write(path: str, mode: Literal["wb", "xb"], data: bytes) -> None:

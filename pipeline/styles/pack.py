@@ -165,4 +165,4 @@ def _write(
     # One key, because safetensors writes several in any order.
     metadata = {"restyle": json.dumps(header, ensure_ascii=False)}
     laid_out = {name: tensor.contiguous() for name, tensor in weights.items()}
-    Storage().write({os.path.realpath(path): save(laid_out, metadata=metadata)})
+    Storage().write_last(os.path.realpath(path), save(laid_out, metadata=metadata))

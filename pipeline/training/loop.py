@@ -302,7 +302,7 @@ class Trainer:
         }
         data = io.BytesIO()
         torch.save(state, data)
-        Storage().write({os.path.realpath(self.checkpoint): data.getvalue()})
+        Storage().write_last(os.path.realpath(self.checkpoint), data.getvalue())
 
     def _resume(self) -> None:
         if not self.checkpoint.exists():

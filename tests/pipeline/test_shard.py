@@ -22,7 +22,7 @@ from pipeline.job import Job
 from pipeline.ledger import LEDGER_SCHEMA, Ledger
 from pipeline.shard import Item, ShardWorker
 from pipeline.spool import read_shard
-from pipeline.storage import Source, Storage
+from pipeline.storage import Source, Storage, disk
 from pipeline.styles.mix import Mix
 from pipeline.styles.pack import find_pack
 from pipeline.stylizer import Stylizer
@@ -50,6 +50,23 @@ def rows_of(job: Job) -> dict[str, dict[str, Any]]:
 
 def stamps(folder: str) -> dict[str, int]:
     return {str(path): path.stat().st_mtime_ns for path in Path(folder).rglob("*.*")}
+
+
+def test_results_have_reached_the_disk_when_the_ledger_says_so(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In that order; that a disk keeps it was tried with one that loses power: docs/proof.md."""
+    seen: list[tuple[int, int]] = []
+    settle = disk.settle
+
+    def spy(path: str) -> None:
+        out = Path(job.out)
+        seen.append((len(list(out.glob("images/*"))), len(list(out.glob("metadata/*")))))
+        settle(path)
+
+    monkeypatch.setattr(disk, "settle", spy)
+    run_job(job)
+    assert sorted(set(seen)) == [(4, 0), (8, 1)]
 
 
 @pytest.mark.parametrize("sizes_known", [True, False])
