@@ -66,7 +66,8 @@ def test_results_have_reached_the_disk_when_the_ledger_says_so(
 
     monkeypatch.setattr(disk, "settle", spy)
     run_job(job)
-    assert sorted(set(seen)) == [(4, 0), (8, 1)]
+    # job.json, one shard, the other, and that all is done.
+    assert sorted(set(seen)) == [(0, 0), (4, 0), (8, 1), (8, 2)]
 
 
 @pytest.mark.parametrize("sizes_known", [True, False])
