@@ -4,7 +4,8 @@
 # nowhere to look their names up.
 
 import queue
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import copy_context
 from typing import Any
@@ -58,7 +59,7 @@ def stylize(job: Job) -> State[Summary]:
             "%s rows: %s done before, %s failed before, %s to do in %s shards",
             *(f"{n:,}" for n in (plan.rows, plan.done, plan.failed, plan.left, len(refs))),
         )
-        _do_shards(request, plan, refs, summary)
+        Dispatch(request, plan, refs, summary).run()
         finish_run(request, summary)
     finally:
         request.claim.release()
@@ -88,76 +89,93 @@ def _tag_run(more: list[str]) -> None:
         client.update_flow_run(flow_run.id, tags=sorted({*flow_run.tags, *more}))
 
 
-def _do_shards(request: Request, plan: Plan, refs: list[ShardRef], summary: Summary) -> None:
-    """Do all shards; stop early if it is no use."""
-    tracker = Tracker(plan)
-    progress = ProgressArtifact(names.artifact_key("progress", request.job.out))
-    pool = make_pool(request.job, plan.left, len(refs))
-    finished: queue.Queue[PrefectFuture[ShardResult]] = queue.Queue()
-    waiting = iter(refs)
-    suspension = Suspension()
+class Dispatch:
+    """Gives the shards of a run to workers, and looks after the run meanwhile.
 
-    def submit(ref: ShardRef) -> None:
-        stylize_shard.submit(ref, pool, tracker).add_done_callback(finished.put)
+    It stops early if it is no use: then the shards under way are finished, and no others begun.
+    """
 
-    def look() -> None:
-        snapshot = tracker.snapshot()
+    def __init__(
+        self, request: Request, plan: Plan, refs: list[ShardRef], summary: Summary
+    ) -> None:
+        self._claim, self._summary = request.claim, summary
+        self._left = plan.left
+        self._tracker = Tracker(plan)
+        self._progress = ProgressArtifact(names.artifact_key("progress", request.job.out))
+        self._pool = make_pool(request.job, plan.left, len(refs))
+        self._waiting = deque(refs)
+        self._running = 0
+        self._finished: queue.Queue[PrefectFuture[ShardResult]] = queue.Queue()
+        self._suspension = Suspension()
+        self._degraded = False
+
+    def run(self) -> None:
+        """Do all shards."""
+        # Workers go on while the server takes its time to answer.
+        with ThreadPoolExecutor(1, "talk") as aside:
+            talking = self._talk(aside)
+            try:
+                while self._running or self._waiting:
+                    self._submit()
+                    with suppress(queue.Empty):
+                        self._count(self._finished.get(timeout=LOOK_EVERY))
+                    if talking.done():
+                        if talking.result():
+                            self._waiting.clear()
+                        talking = self._talk(aside)
+                    self._end_if_stopped()
+                    self._look()
+            finally:
+                self._summary.seconds = self._tracker.seconds
+                self._pool.close()
+        self._look()
+        self._show_progress(last=True)
+        self._suspension.end()
+
+    def _submit(self) -> None:
+        while self._waiting and self._running < TASKS_PER_WORKER * self._pool.workers:
+            future = stylize_shard.submit(self._waiting.popleft(), self._pool, self._tracker)
+            future.add_done_callback(self._finished.put)
+            self._running += 1
+
+    def _count(self, future: PrefectFuture[ShardResult]) -> None:
+        self._running -= 1
+        outcome, summary = future.result(raise_on_failure=False), self._summary
+        if isinstance(outcome, ShardResult):
+            summary.add(outcome)
+            count_shard(summary.style, outcome)
+            if summary.hopeless:
+                summary.stopped = summary.stopped or (
+                    f"more than {summary.max_failed:.0%} of the rows failed (--max-failed)"
+                )
+        else:
+            summary.stopped = summary.stopped or str(outcome) or type(outcome).__name__
+        if not self._degraded and is_degraded(summary, self._left):
+            self._degraded = True
+            tell_of_failures(summary, self._left)
+
+    def _talk(self, aside: ThreadPoolExecutor) -> Future[bool]:
+        """Tell the server how far the run is, and ask whether it is to be suspended."""
+
+        def talk() -> bool:
+            self._show_progress()
+            return self._suspension.asked()
+
+        return aside.submit(copy_context().run, talk)
+
+    def _end_if_stopped(self) -> None:
+        if self._claim.lost and not self._summary.stopped:
+            self._summary.stopped = self._claim.lost
+            self._pool.close()  # the other run may have cut its shards elsewhere
+        if self._summary.stopped:
+            self._waiting.clear()
+            self._pool.end()
+
+    def _look(self) -> None:
+        snapshot = self._tracker.snapshot()
         watcher.get()(snapshot)
         show_load(snapshot)
 
-    def show_progress(last: bool = False) -> None:
-        snapshot = tracker.snapshot()
-        progress.show(snapshot.percent, str(snapshot), last)
-
-    def talk() -> bool:
-        show_progress()
-        return suspension.asked()
-
-    running = 0
-    degraded = False
-    following = next(waiting, None)
-    # Workers go on while the server takes its time to answer.
-    with ThreadPoolExecutor(1, "talk") as aside:
-        talking = aside.submit(copy_context().run, talk)
-        try:
-            while running or following:
-                while following and running < TASKS_PER_WORKER * pool.workers:
-                    submit(following)
-                    running += 1
-                    following = next(waiting, None)
-                with suppress(queue.Empty):
-                    outcome = finished.get(timeout=LOOK_EVERY).result(raise_on_failure=False)
-                    running -= 1
-                    _count(outcome, summary)
-                    if not degraded and is_degraded(summary, plan.left):
-                        degraded = True
-                        tell_of_failures(summary, plan.left)
-                if talking.done():
-                    if talking.result():
-                        following = None
-                    talking = aside.submit(copy_context().run, talk)
-                if request.claim.lost and not summary.stopped:
-                    summary.stopped = request.claim.lost
-                    pool.close()  # the other run may have cut its shards elsewhere
-                if summary.stopped:
-                    following = None
-                    pool.end()
-                look()
-        finally:
-            summary.seconds = tracker.seconds
-            pool.close()
-    look()
-    show_progress(last=True)
-    suspension.end()
-
-
-def _count(outcome: ShardResult | Exception, summary: Summary) -> None:
-    if isinstance(outcome, ShardResult):
-        summary.add(outcome)
-        count_shard(summary.style, outcome)
-        if summary.hopeless:
-            summary.stopped = summary.stopped or (
-                f"more than {summary.max_failed:.0%} of the rows failed (--max-failed)"
-            )
-    else:
-        summary.stopped = summary.stopped or str(outcome) or type(outcome).__name__
+    def _show_progress(self, last: bool = False) -> None:
+        snapshot = self._tracker.snapshot()
+        self._progress.show(snapshot.percent, str(snapshot), last)

@@ -92,3 +92,12 @@ class Clock:
         finally:
             with self._lock:
                 self.seconds[stage] += time.perf_counter() - start
+
+    def timed(self, stage: str, call: Callable[[T], R]) -> Callable[[T], R]:
+        """``call``, the time of which counts for ``stage``."""
+
+        def run(work: T) -> R:
+            with self.busy(stage):
+                return call(work)
+
+        return run

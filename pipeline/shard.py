@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from functools import cache, partial
 from itertools import chain
 from typing import Any
@@ -17,16 +16,17 @@ import pyarrow as pa
 from pipeline.codec import Pixels, decode, encode
 from pipeline.errors import RowError
 from pipeline.inhand import NOBODY, Board, Suspects
+from pipeline.items import Item, by_row, part_of
 from pipeline.job import Settings
-from pipeline.ledger import LEDGER_SCHEMA, Ledger, now, row_keys
+from pipeline.ledger import Ledger
 from pipeline.manifest.rows import ROW_SCHEMA
 from pipeline.overlap import Clock, Queue, ahead, chunks, unfinished
-from pipeline.results import Failure, ShardResult
+from pipeline.results import ShardResult
 from pipeline.storage import Source, Storage
-from pipeline.styles.mix import Mix, choose, parse_style
+from pipeline.styles.mix import choose, parse_style
 from pipeline.styles.pack import Pack
 from pipeline.stylizer import Stylizer
-from pipeline.url import check_name, join, redact_url
+from pipeline.url import check_name, join
 
 # Objects asked for, or put, at once: storage far away wants many requests in flight.
 CHUNK = 32
@@ -45,24 +45,6 @@ DEPTH_NATIVE = 4
 WAITING = 4
 
 STAGES = ("fetch", "decode", "stylize", "encode", "put")
-
-# Ledger rows by id and variant.
-Rows = dict[tuple[str, int], dict[str, Any]]
-
-
-@dataclass
-class Item:
-    """One row on its way; ``failure`` is the stage that could not do it, and why."""
-
-    index: int
-    row: dict[str, Any]
-    mix: Mix
-    strength: float
-    seed: int
-    data: bytes = b""  # of the source, then of the result
-    pixels: Pixels | None = None  # of the photo, then of the result
-    failure: tuple[str, RowError] | None = None
-    record: dict[str, Any] = field(default_factory=dict)
 
 
 class ShardWorker:
@@ -91,6 +73,7 @@ class ShardWorker:
         self._model_digest = pack.digest
         self._job_digest = job.digest(pack.digest)
         self._threads = threads
+        self._network_threads = self._stylizer.threads(threads)
         self._begun: dict[str, Queue[Any, Any]] = {}
         self._usual_bytes = UNKNOWN_BYTES
 
@@ -132,18 +115,20 @@ class ShardWorker:
         result = ShardResult(key, seconds=clock.seconds)
         with clock.busy("wall"):
             part = self._ledger.read_part(key)
-            before = _by_row(part)
-            items = [item for item in self._items(rows) if not self._is_done(item, before)]
+            before = by_row(part)
+            items = [
+                item for item in self._items(rows) if not item.is_done(before, self._job_digest)
+            ]
             result.done = len(rows) - len(items)
             on_progress(result.done, 0)
             finished: list[Item] = []
             for item in self._one_by_one_first(items, suspects, clock):
-                self._finish(item, key, before)
+                item.complete(before, key, self._model_digest, self._job_digest)
+                item.count(result)
                 finished.append(item)
-                _count(result, item)
                 on_progress(*((0, 1) if item.failure else (1, 0)))
             if finished:
-                self._ledger.commit(key, _part(part, finished, rows))
+                self._ledger.commit(key, part_of(finished, part, rows))
         return result
 
     def _one_by_one_first(
@@ -169,64 +154,44 @@ class ShardWorker:
             mix = choose(mixes, seed, row["id"], row["variant"])
             yield Item(index, row, mix, strength, seed)
 
-    def _is_done(self, item: Item, before: Rows) -> bool:
-        row = item.row
-        known = before.get((row["id"], row["variant"]))
-        return (
-            known is not None
-            and known["status"] == "done"
-            and known["job_digest"] == self._job_digest
-            and redact_url(row["source_uri"]) == known["source_uri"]
-            and all(
-                row[name] is None or row[name] == known[name]
-                for name in ("source_size", "source_etag")
-            )
-        )
-
     def _stages(self, items: list[Item], clock: Clock) -> Iterator[Item]:
+        """Take items through all stages: they are put, or have failed, when they come."""
         depth = DEPTH_FIXED if self._job.pixels else DEPTH_NATIVE
         chunk = min(CHUNK, 2 * depth)
-
-        def timed(stage: str, call: Callable[[Any], Any]) -> Callable[[Any], Any]:
-            def run(work: Any) -> Any:
-                with clock.busy(stage):
-                    return call(work)
-
-            return run
-
-        begun = self._begun = {stage: Queue[Any, Any]() for stage in STAGES}
-        network_threads = self._stylizer.threads(self._threads)
+        flat = chain.from_iterable
+        begun = self._begun = {name: Queue[Any, Any]() for name in STAGES}
         with ExitStack() as stack:
+            pools = self._pools(stack)
 
-            def pool(stage: str, threads: int) -> ThreadPoolExecutor:
-                return stack.enter_context(ThreadPoolExecutor(threads, stage))
+            def stage(name: str, do: Callable[[Any], Any], work: Iterable[Any], depth: int) -> Any:
+                return ahead(pools[name], clock.timed(name, do), work, depth, begun[name])
 
-            fetching, putting = pool("fetch", CHUNKS_AHEAD), pool("put", CHUNKS_AHEAD)
-            # On one core threads that compute only get in each other's way: half as much
-            # processor time again for decoding and encoding, at no gain.
-            decoding = stylizing = encoding = None
-            if self._threads > 1:
-                decoding, encoding = pool("decode", self._threads), pool("encode", self._threads)
-            if self._threads > 1 or self._stylizer.is_waited_for:
-                stylizing = pool("stylize", network_threads)
-            fetch = timed("fetch", self._fetch)
             waiting = chunks(items, chunk, self._bytes_of, CHUNK_BYTES)
-            fetched = ahead(fetching, fetch, waiting, CHUNKS_AHEAD, begun["fetch"])
-            decode_item = timed("decode", partial(_unless_failed, "decode", self._decode))
-            decoded = ahead(
-                decoding, decode_item, chain.from_iterable(fetched), depth, begun["decode"]
-            )
-            stylize = timed("stylize", self._stylize)
+            fetched = flat(stage("fetch", self._fetch, waiting, CHUNKS_AHEAD))
+            decode_one = partial(_unless_failed, "decode", self._decode)
+            decoded = stage("decode", decode_one, fetched, depth)
             batches = self._batches(decoded)
-            styled = ahead(stylizing, stylize, batches, network_threads, begun["stylize"])
-            encode_item = timed("encode", partial(_unless_failed, "encode", self._encode))
-            encoded = ahead(
-                encoding, encode_item, chain.from_iterable(styled), depth, begun["encode"]
-            )
-            put = timed("put", self._put)
-            yield from chain.from_iterable(
-                ahead(putting, put, chunks(encoded, chunk), CHUNKS_AHEAD, begun["put"])
-            )
+            styled = flat(stage("stylize", self._stylize, batches, self._network_threads))
+            encode_one = partial(_unless_failed, "encode", self._encode)
+            encoded = stage("encode", encode_one, styled, depth)
+            yield from flat(stage("put", self._put, chunks(encoded, chunk), CHUNKS_AHEAD))
+
+    def _pools(self, stack: ExitStack) -> dict[str, ThreadPoolExecutor | None]:
+        """The threads of each stage; None: that of the stage after it."""
+        # On one core threads that compute only get in each other's way: half as much processor
+        # time again for decoding and encoding, at no gain.
+        several = self._threads if self._threads > 1 else 0
+        threads = {
+            "fetch": CHUNKS_AHEAD,
+            "decode": several,
+            "stylize": self._network_threads if several or self._stylizer.is_waited_for else 0,
+            "encode": several,
+            "put": CHUNKS_AHEAD,
+        }
+        return {
+            name: stack.enter_context(ThreadPoolExecutor(count, name)) if count else None
+            for name, count in threads.items()
+        }
 
     def _bytes_of(self, item: Item) -> float:
         """Of its source; where that is not known, of those that came before, on average."""
@@ -328,31 +293,6 @@ class ShardWorker:
             item.data = b""
         return items
 
-    def _finish(self, item: Item, key: str, before: Rows) -> None:
-        """Complete the item's ledger row."""
-        row = item.row
-        known = before.get((row["id"], row["variant"]), {})
-        stage, error = item.failure or (None, None)
-        if error:
-            item.record = {k: v for k, v in item.record.items() if not k.startswith("output_")}
-        item.record = {
-            **{name: row[name] for name in ("id", "variant", "source_size", "source_etag")},
-            **item.record,
-            "source_uri": redact_url(row["source_uri"]),
-            "status": "failed" if error else "done",
-            "error_class": error.error_class if error else None,
-            "error_stage": stage,
-            "error_message": error.message if error else None,
-            "attempts": known.get("attempts", 0) + 1,
-            "style": str(item.mix),
-            "strength": item.strength,
-            "seed": item.seed,
-            "model_digest": self._model_digest,
-            "job_digest": self._job_digest,
-            "shard": key,
-            "finished_at": now(),
-        }
-
 
 def _together(photos: list[Pixels]) -> Pixels:
     """A batch of photos of one size; one of its own, which may be large, is not copied."""
@@ -371,39 +311,3 @@ def _unless_failed(stage: str, call: Callable[[Item], None], item: Item) -> Item
 
 def _source(row: dict[str, Any]) -> Source:
     return Source(row["source_uri"], row["_source_offset"], row["source_size"])
-
-
-def _by_row(part: pa.Table | None) -> Rows:
-    if part is None:
-        return {}
-    rows = part.select(LEDGER_SCHEMA.names).to_pylist()
-    return {(row["id"], row["variant"]): row for row in rows}
-
-
-def _part(part: pa.Table | None, finished: list[Item], rows: pa.Table) -> pa.Table:
-    """The ledger rows of a shard: those just finished, and those of ``part`` not among them.
-
-    Carried columns go from table to table, never through Python, which has not all their types.
-    """
-    table = pa.Table.from_pylist([item.record for item in finished], schema=LEDGER_SCHEMA)
-    order = pa.array([item.index for item in finished])
-    planned = {*ROW_SCHEMA.names, "variant", "_output_name"}
-    for column in rows.schema:
-        if column.name not in planned:
-            table = table.append_column(column, rows.column(column.name).take(order))
-    if part is None:
-        return table
-    redone = {(item.row["id"], item.row["variant"]) for item in finished}
-    kept = part.filter(pa.array([key not in redone for key in row_keys(part)]))
-    return pa.concat_tables([kept, table], promote_options="default")
-
-
-def _count(result: ShardResult, item: Item) -> None:
-    if item.failure is None:
-        record = item.record
-        pixels = record["output_width"] * record["output_height"]
-        result.add_done(record["source_size"], record["output_bytes"], pixels)
-    else:
-        stage, error = item.failure
-        uri = redact_url(item.row["source_uri"])
-        result.add_failed(Failure(item.row["id"], uri, error.error_class, stage, error.message))

@@ -18,9 +18,10 @@ import pytest
 from pipeline import shard as shard_module
 from pipeline.codec import encode
 from pipeline.errors import RowError, SystemFault
+from pipeline.items import Item
 from pipeline.job import Job
 from pipeline.ledger import LEDGER_SCHEMA, Ledger
-from pipeline.shard import Item, ShardWorker
+from pipeline.shard import ShardWorker
 from pipeline.spool import read_shard
 from pipeline.storage import Source, Storage, disk
 from pipeline.styles.mix import Mix
