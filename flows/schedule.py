@@ -66,7 +66,7 @@ def serve_job(job: Job, cron: str, timezone: str, name: str) -> None:
 class _Runner(Runner):
     """Prefect's, but on SIGTERM it ends the run that is at work, and then itself.
 
-    Prefect's own never awaits what shall end its runs (3.9): they outlive it, and the server.
+    Prefect's own never awaits what shall end its runs (3.8.8): they outlive it, and the server.
     """
 
     def handle_sigterm(self, *args: object, **kwargs: object) -> None:

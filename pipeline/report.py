@@ -88,10 +88,10 @@ def _spread(rows: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
 
 def _example(storage: Storage, out: str, row: dict[str, Any], width: int) -> Example | None:
     height = round(width * row["output_height"] / row["output_width"])
-    size = (width, min(max(1, height), TALLEST * width))
+    shape = (width, min(max(1, height), TALLEST * width))
     try:
-        photo = _picture(storage, row["source_uri"], size)
-        return Example(row, photo, _picture(storage, join(out, row["output_uri"]), size))
+        photo = _picture(storage, row["source_uri"], shape)
+        return Example(row, photo, _picture(storage, join(out, row["output_uri"]), shape))
     except (RowError, RequestError):
         return None
 
@@ -116,12 +116,12 @@ def _with_status(rows: pa.RecordBatch, status: str, digest: str) -> pa.RecordBat
     return rows.filter(pc.and_(is_of_job, pc.equal(rows.column("status"), status)))
 
 
-def _picture(storage: Storage, uri: str, size: tuple[int, int]) -> Pixels:
+def _picture(storage: Storage, uri: str, shape: tuple[int, int]) -> Pixels:
     source = tar_source(storage, uri) if uri.startswith("tar://") else Source(uri)
     (data,) = storage.read([source])
     if isinstance(data, RowError):
         raise data
-    return decode(data, size, MAX_PIXELS).pixels
+    return decode(data, shape, MAX_PIXELS).pixels
 
 
 def contact_sheet(storage: Storage, out: str, columns: int = 6, side: int = 160) -> bytes | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import posixpath
 import re
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import groupby
 from typing import NamedTuple
 
@@ -71,7 +71,8 @@ def tar_rows(storage: Storage, tars: list[str]) -> Iterator[pa.RecordBatch]:
     for tar in tars:
         stem = posixpath.splitext(posixpath.basename(tar))[0]
         rows: list[dict[str, object]] = []
-        for sample in _samples(storage, [tar]):
+        for _, members in groupby(_members(storage, tar), key=lambda member: member.key):
+            sample = list(members)
             companions = {name: _companion(sample, name) for name in COMPANIONS}
             for member in sample:
                 if not has_image_suffix(member.name):
@@ -109,12 +110,6 @@ def _batch(rows: list[dict[str, object]], schema: pa.Schema) -> pa.RecordBatch:
     batch = pa.RecordBatch.from_pylist(rows, schema=schema)
     index = batch.schema.names.index("id")
     return batch.set_column(index, batch.schema.field(index), inside_ids(batch.column(index)))
-
-
-def _samples(storage: Storage, tars: Iterable[str]) -> Iterator[list[Member]]:
-    for tar in tars:
-        for _, members in groupby(_members(storage, tar), key=lambda member: member.key):
-            yield list(members)
 
 
 def _members(storage: Storage, tar: str) -> Iterator[Member]:

@@ -188,9 +188,9 @@ def replicate_(x: Tensor) -> Tensor:
 def _set_border_(x: Tensor, to: int, of: int) -> Tensor:
     """Copy the rows and columns that are number ``of`` from each side to number ``to``."""
     for dim in (2, 3):
-        pairs = x.movedim(dim, 0)
-        last = len(pairs) - 1
-        pairs[to :: last - 2 * to][:2] = pairs[of :: last - 2 * of][:2]
+        lines = x.movedim(dim, 0)
+        last = len(lines) - 1
+        lines[to :: last - 2 * to][:2] = lines[of :: last - 2 * of][:2]
     return x
 
 
