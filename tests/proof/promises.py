@@ -52,6 +52,11 @@ PROMISES = [
         "test_a_fault_midway_leaves_nothing_of_the_shard_in_the_ledger",
     ),
     (
+        "after a power cut, too",
+        "tests/pipeline/test_shard.py",
+        "test_results_have_reached_the_disk_when_the_ledger_says_so",
+    ),
+    (
         "Other settings on the same `OUT` are refused",
         "tests/pipeline/test_output.py",
         "test_other_settings_are_refused_with_the_difference",
