@@ -112,7 +112,9 @@ class Trainer:
         _spare_what_is_given(config, [self.pack, self.sheet, self.checkpoint])
         self._said = _read_cards(config)
         self.device = pick_device(config.device)
-        self._dtype = pick_dtype("auto", self.device)
+        dtype = pick_dtype("auto", self.device)
+        # Gradients in float16 would have to be scaled, or they vanish.
+        self._dtype = torch.float32 if dtype == torch.float16 else dtype
         self.cards, network = _beginning(config)
         # The styles that are trained are the last ones.
         self._first = len(self.cards) - len(config.names)
