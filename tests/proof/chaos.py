@@ -82,6 +82,7 @@ class Chaos:
         self.lot = random.Random(seed)
         self.figures = Figures()
         self.out, self.reference = join(out, "out"), join(out, "reference")
+        self.ledger = Ledger(Storage(), self.out)
         self.source, self.pack = folder / "photos", folder / "small.safetensors"
         self._make_inputs()
         self.committed: dict[str, str] = {}  # what this job has finished
@@ -207,7 +208,7 @@ class Chaos:
 
     def done(self) -> int:
         """How many shards are in the ledger."""
-        return sum(1 for _ in Ledger(Storage(), self.out).shards())
+        return len(self.ledger.shards())
 
     def look(self) -> None:
         """What is in the ledger must be whole, and stay as it is."""
@@ -229,10 +230,10 @@ class Chaos:
 
     def parts(self) -> dict[str, str]:
         """Digest of each part of the ledger."""
-        ledger = Ledger(Storage(), self.out)
+        storage = Storage()
         digests = {}
-        for shard in ledger.shards():
-            data = Storage().read_one(ledger.part_url(shard)) or b""
+        for shard in self.ledger.shards():
+            data = storage.read_one(self.ledger.part_url(shard)) or b""
             digests[shard] = hashlib.sha256(data).hexdigest()
         return digests
 
