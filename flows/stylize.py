@@ -64,8 +64,10 @@ def stylize(job: Job) -> State[Summary]:
     finally:
         request.claim.release()
     publish_summary(request, summary)
-    ending = Completed if summary.succeeded else Failed
-    return ending(message=str(summary), data=summary)
+    ending, message = (Completed if summary.succeeded else Failed), str(summary)
+    if summary.too_many_failed and not summary.stopped:
+        message += f": more than {summary.max_failed:.0%} of the rows (--max-failed)"
+    return ending(message=message, data=summary)
 
 
 @stylize.on_crashed

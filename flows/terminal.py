@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -91,7 +92,7 @@ def run_flow(job: Job) -> Summary:
 
 @contextmanager
 def _signals() -> Iterator[Callable[[], None]]:
-    """Inside, Ctrl-C and SIGTERM raise KeyboardInterrupt, and what is yielded raises it again.
+    """Inside, Ctrl-C, SIGTERM and a closed terminal raise KeyboardInterrupt; what is yielded too.
 
     Python drops an exception that comes in the midst of a callback of its own, such as a
     finalizer; a signal must not be lost that way.
@@ -106,7 +107,10 @@ def _signals() -> Iterator[Callable[[], None]]:
         if pressed.is_set():
             raise KeyboardInterrupt
 
-    before = {one: signal.signal(one, on_signal) for one in (signal.SIGINT, signal.SIGTERM)}
+    stopping = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # not so below nohup
+        stopping.append(signal.SIGHUP)
+    before = {one: signal.signal(one, on_signal) for one in stopping}
     try:
         yield insist
     finally:
@@ -150,7 +154,12 @@ def show_summary(summary: Summary) -> None:
     _show_reasons(summary.reasons)
     if summary.too_many_failed:
         console.print(f"  more than {summary.max_failed:.0%} of the rows failed (--max-failed)")
-    console.print(f"  a page of pictures: restyle report {out}")
+    console.print(f"  a page of pictures: restyle report {escape(_quoted(summary.out))}")
+
+
+def _quoted(url: str) -> str:
+    """As a shell wants it."""
+    return shlex.quote(redact_url(url))
 
 
 def _show_reasons(reasons: Counter[str]) -> None:
@@ -158,6 +167,8 @@ def _show_reasons(reasons: Counter[str]) -> None:
         console.print("  why images failed:")
         for reason, count in reasons.most_common(REASONS_SHOWN):
             console.print(f"  {count:>7,}  {escape(reason)}")
+        if (more := len(reasons) - REASONS_SHOWN) > 0:
+            console.print(f"           and {plural(more, 'reason')} more: see the ledger")
 
 
 def show_plan(job: Job) -> int:
@@ -200,7 +211,7 @@ def show_status(out: str, storage_option: tuple[str, ...]) -> int:
     from pipeline.status import read_status
 
     out = absolute(out)
-    status = read_status(_storage(storage_option), out)
+    status = read_status(_storage(out, storage_option), out)
     text = f"{status.done:,} of {status.job.ledger_rows:,} stylized"
     if status.failed:
         text += f", {status.failed:,} failed"
@@ -225,9 +236,10 @@ def make_report(out: str, storage_option: tuple[str, ...]) -> int:
     from pipeline.report import write_report
 
     out = absolute(out)
-    job = Output(_storage(storage_option), out).require_job().job
+    job = Output(_storage(out, storage_option), out).require_job().job
     # The originals are where the job was allowed to find them.
-    url = write_report(_storage(storage_option, job.get("allow_private", False)), out)
+    allow_private = job.get("allow_private", False)
+    url = write_report(_storage(out, storage_option, allow_private), out)
     console.print(redact_url(url))
     return 0
 
@@ -235,9 +247,10 @@ def make_report(out: str, storage_option: tuple[str, ...]) -> int:
 def verify_results(out: str, repair: bool, as_json: bool, storage_option: tuple[str, ...]) -> int:
     """Compare the results with the ledger, and mend what is wrong; the exit code."""
     from pipeline.run import prepare
-    from pipeline.verify import put_aside, verify
+    from pipeline.verify import not_mended, put_aside, verify
 
-    out, storage = absolute(out), _storage(storage_option)
+    out = absolute(out)
+    storage = _storage(out, storage_option)
     with console.status("verifying") as at_work:
         verdict = verify(storage, out, lambda rows: at_work.update(f"verifying: {rows:,} rows"))
     if as_json:
@@ -250,7 +263,14 @@ def verify_results(out: str, repair: bool, as_json: bool, storage_option: tuple[
     prepare(job)  # what cannot be done again is not put aside
     put_aside(storage, out, verdict.wrong)
     with redirect_stdout(sys.stderr) if as_json else nullcontext():
-        return run_job(job)
+        code = run_job(job)
+    if left := not_mended(storage, out):
+        shown = ", ".join(left[:FINDINGS_SHOWN])
+        console.print(
+            f"[bold red]{plural(len(left), 'row')} not done again[/]: no longer in SOURCE, or "
+            f"beyond --limit: {escape(shown)}"
+        )
+    return code or (1 if left else 0)
 
 
 def _show_verdict(verdict: Verdict, out: str) -> None:
@@ -269,14 +289,17 @@ def _show_verdict(verdict: Verdict, out: str) -> None:
     if len(verdict.findings) > FINDINGS_SHOWN:
         console.print(f"  and {len(verdict.findings) - FINDINGS_SHOWN:,} more (--json has all)")
     if verdict.wrong:
-        console.print(f"  restyle verify {escape(redact_url(out))} --repair does them again")
+        console.print(f"  restyle verify {escape(_quoted(out))} --repair does them again")
 
 
-def _storage(storage_option: tuple[str, ...], allow_private: bool = False) -> Storage:
+def _storage(out: str, storage_option: tuple[str, ...], allow_private: bool = False) -> Storage:
+    """Storage for the folder of a job, which answers."""
     try:
-        return Storage(parse_options(storage_option), allow_private=allow_private)
+        storage = Storage(parse_options(storage_option), allow_private=allow_private)
     except ValueError as error:
         raise RequestError(f"--storage-option: {error}") from error
+    storage.check(out)
+    return storage
 
 
 def run_bench(images: str, count: int, against: list[Path], plot: str, as_json: bool) -> int:

@@ -39,7 +39,7 @@ class Item:
         return self.row["id"], self.row["variant"]
 
     def is_done(self, before: Rows, job_digest: str) -> bool:
-        """Whether the ledger has it as done, by the same job and from the same source."""
+        """Whether the ledger has it as done: the same job, source and settings of its own."""
         known = before.get(self.key)
         return (
             known is not None
@@ -48,8 +48,9 @@ class Item:
             and redact_url(self.row["source_uri"]) == known["source_uri"]
             and all(
                 self.row[name] is None or self.row[name] == known[name]
-                for name in ("source_size", "source_etag")
+                for name in ("source_size", "source_etag", "strength", "seed")
             )
+            and (self.row["style"] is None or str(self.mix) == known["style"])
         )
 
     def complete(self, before: Rows, shard: str, model_digest: str, job_digest: str) -> None:

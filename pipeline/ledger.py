@@ -159,7 +159,11 @@ def _parsed(url: str, data: bytes, columns: Sequence[str] | None = None) -> pa.T
         file = pq.ParquetFile(pa.BufferReader(data))
         return file.read(None if columns is None else list(columns))
     except (pa.ArrowException, OSError) as error:
-        raise DamagedPart(f"{redact_url(url)} cannot be read: {describe(error)}") from error
+        out = redact_url(url).rpartition("/metadata/")[0]
+        raise DamagedPart(
+            f"{redact_url(url)} cannot be read: {describe(error)}; restyle verify {out} --repair "
+            "does its rows again"
+        ) from error
 
 
 def recorded_uris(urls: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:

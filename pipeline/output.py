@@ -18,7 +18,16 @@ from pipeline.styles.mix import styles_in
 from pipeline.styles.pack import RIGHTS, Pack
 from pipeline.url import join, redact_url
 
-RECORDED_VERSIONS = ("torch", "numba", "pillow", "simplejpeg", "pi-heif", "numpy", "pyarrow")
+RECORDED_VERSIONS = (
+    "restyle",
+    "torch",
+    "numba",
+    "pillow",
+    "simplejpeg",
+    "pi-heif",
+    "numpy",
+    "pyarrow",
+)
 
 
 class JobRecord(BaseModel):
@@ -100,6 +109,11 @@ class Output:
         """
         earlier = self.read_job()
         if earlier is None:
+            if self._storage.names(join(self.url, "images")):
+                raise RequestError(
+                    f"{redact_url(self.url)}/images holds files that no job has made, and results "
+                    "might replace them; choose another --out"
+                )
             return
         if earlier.job_digest != job.digest(pack.digest) and not job.overwrite:
             raise RequestError(

@@ -106,7 +106,7 @@ def plan_shards(
     Raises:
         RequestError: an empty source, two rows with one id, an unknown style.
     """
-    settled = _Settled(ledger, job, digest)
+    settled = _Settled(ledger, job, digest, style_names)
     plan.gone = int(settled.ours.sum())
     cutter = _Cutter(size, workers)
     again = _Regrouper(settled)
@@ -181,12 +181,13 @@ class _Settled:
     """What the ledger says of each row, held as arrays: about 50 bytes a row."""
 
     COLUMNS = ("id", "variant", "status", "error_class", "source_uri", "source_size",
-               "source_etag", "job_digest", "shard")  # fmt: skip
+               "source_etag", "job_digest", "shard", "style", "strength", "seed")  # fmt: skip
 
-    def __init__(self, ledger: Ledger, job: Settings, digest: str) -> None:
+    def __init__(self, ledger: Ledger, job: Settings, digest: str, names: list[str]) -> None:
+        self._names = names
         self.shards: list[str] = []
         codes: dict[str, int] = {}
-        columns: list[tuple[NDArray[np.int64], ...]] = [(np.empty(0, np.int64),) * 7]
+        columns: list[tuple[NDArray[np.int64], ...]] = [(np.empty(0, np.int64),) * 10]
         for batch in ledger.scan(self.COLUMNS):
             names = output_names(batch.column("id"), batch.column("variant"), job.format)
             failed = pc.equal(batch.column("status"), "failed")
@@ -209,13 +210,17 @@ class _Settled:
                     _numbers(batch.column("source_size")),
                     hashes(batch.column("source_etag")),
                     local[np.asarray(shard.indices)],
+                    hashes(batch.column("style")),
+                    _given(batch.column("strength").view(pa.int64())),
+                    _given(batch.column("seed")),
                 )
             )
         merged = [np.concatenate(parts) for parts in zip(*columns, strict=True)]
         order = np.argsort(merged[0], kind="stable")
-        self.keys, states, ours, self.uris, self.sizes, self.etags, self.codes = (
-            part[order] for part in merged
-        )
+        (
+            self.keys, states, ours, self.uris, self.sizes, self.etags, self.codes,
+            self.styles, self.strengths, self.seeds,
+        ) = (part[order] for part in merged)  # fmt: skip
         self.states, self.ours = states.astype(np.int8), ours.astype(bool)
         self.rows_of_shard = np.bincount(self.codes, minlength=len(self.shards))
 
@@ -235,9 +240,21 @@ class _Settled:
         changed = _differ(hashes(recorded_uris(rows.column("source_uri"))), self.uris[place])
         changed |= _differ(_numbers(rows.column("source_size")), self.sizes[place])
         changed |= _differ(hashes(rows.column("source_etag")), self.etags[place])
+        # What the manifest says of a row alone; what the job says is in its digest.
+        changed |= _differ(hashes(self._canonical(rows.column("style"))), self.styles[place])
+        strengths = rows.column("strength").combine_chunks().view(pa.int64())
+        changed |= _differ(_given(strengths), self.strengths[place])
+        changed |= _differ(_given(rows.column("seed")), self.seeds[place])
         states = np.where(changed, np.int8(AGAIN), self.states[place])
         ours = int((known & self.ours[place]).sum())
         return np.where(known, states, np.int8(NEW)), self.codes[place], ours
+
+    def _canonical(self, styles: pa.ChunkedArray) -> pa.Array:
+        """As the ledger has them; null where a style is to be chosen among several."""
+        encoded = styles.combine_chunks().dictionary_encode()
+        parsed = [parse_style(style, self._names) for style in encoded.dictionary.to_pylist()]
+        single = pa.array([str(one[0]) if len(one) == 1 else None for one in parsed], pa.string())
+        return single.take(encoded.indices)
 
 
 class _Cutter:
@@ -338,6 +355,11 @@ def hashes(texts: pa.Array | pa.ChunkedArray) -> NDArray[np.int64]:
 
 def _numbers(column: pa.Array | pa.ChunkedArray) -> NDArray[np.int64]:
     return np.asarray(pc.fill_null(column, 0), np.int64)
+
+
+def _given(column: pa.Array | pa.ChunkedArray) -> NDArray[np.int64]:
+    """As _numbers(), where 0 is a number like others."""
+    return _numbers(pc.add(column, 1))
 
 
 def _differ(a: NDArray[np.int64], b: NDArray[np.int64]) -> NDArray[np.bool_]:

@@ -76,6 +76,7 @@ def prepare(job: Job) -> Request:
     storage.check(job.out)
     if os.path.isfile(job.out):
         raise RequestError(f"--out {job.out} is a file; name a folder")
+    _check_writable(job.out)
     is_new = job.out.startswith("/") and not os.path.isdir(job.out)
     if is_new and os.path.splitext(job.out)[1].lower() in IMAGE_SUFFIXES:
         raise RequestError(
@@ -93,6 +94,18 @@ def prepare(job: Job) -> Request:
     output.check(job, pack, manifest.carried)
     file_bytes = pc.mean(first.column("source_size")).as_py()
     return Request(job, storage, pack, manifest, file_bytes, output, Claim(storage, job.out))
+
+
+def _check_writable(out: str) -> None:
+    if not out.startswith("/"):
+        return
+    folder = out
+    while not os.path.lexists(folder):
+        folder = os.path.dirname(folder)
+    if not os.path.isdir(folder):
+        raise RequestError(f"--out {out}: {folder} is no folder; choose another")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise RequestError(f"--out {out}: {folder} cannot be written to; choose another folder")
 
 
 def _check_rights(pack: Pack, job: Job) -> None:

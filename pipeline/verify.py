@@ -216,6 +216,14 @@ def put_aside(storage: Storage, out: str, wrong: list[Finding]) -> None:
         claim.release()
 
 
+def not_mended(storage: Storage, out: str) -> list[str]:
+    """Ids of rows that were put aside and have not been done again since."""
+    left: list[str] = []
+    for rows in Ledger(storage, out).scan(["id", "error_stage"]):
+        left += rows.filter(pc.equal(rows.column("error_stage"), "verify")).column("id").to_pylist()
+    return left
+
+
 def _corrected(part: pa.Table, findings: list[Finding]) -> pa.Table:
     older = {finding.row for finding in findings if finding.kind == "doubled"}
     why = {finding.row: finding.why for finding in findings if finding.kind != "doubled"}

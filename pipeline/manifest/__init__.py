@@ -21,6 +21,7 @@ from pipeline.manifest.listings import (
 from pipeline.manifest.rows import (
     ROW_SCHEMA,
     carried_schema,
+    check_places,
     check_schemes,
     folder_of,
     rows_of,
@@ -78,11 +79,11 @@ def open_manifest(
     if is_tar(source):
         tars = expand(storage, source)
         return Manifest(name, TAR_COLUMNS, lambda: tar_rows(storage, tars))
+    out = absolute(out) if out else ""
     if suffix in READERS and not is_glob(source):
         carried = carried_schema(_open_table(storage, source)[0], reserved, name)
         allowed = frozenset({scheme_of(source), "s3", *allow_schemes})
-        return Manifest(name, carried, lambda: _table(storage, source, carried, allowed))
-    out = absolute(out) if out else ""
+        return Manifest(name, carried, lambda: _table(storage, source, carried, allowed, out))
     return Manifest(name, pa.schema([]), lambda: _listing(storage, source, out))
 
 
@@ -141,7 +142,7 @@ def _open_table(storage: Storage, source: str) -> Table:
 
 
 def _table(
-    storage: Storage, source: str, carried: pa.Schema, allowed: frozenset[str]
+    storage: Storage, source: str, carried: pa.Schema, allowed: frozenset[str], out: str
 ) -> Iterator[pa.RecordBatch]:
     name = redact_url(source)
     first = 1
@@ -149,6 +150,7 @@ def _table(
         for batch in _open_table(storage, source)[1]:
             rows = rows_of(batch, carried, folder_of(source), name, first)
             check_schemes(rows.column("source_uri"), allowed, name, first)
+            check_places(rows.column("source_uri"), out, name, first)
             yield rows
             first += len(batch)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:

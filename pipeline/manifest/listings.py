@@ -69,7 +69,7 @@ def list_images(storage: Storage, source: str, leave_out: str) -> Iterator[pa.Re
     pattern = re.compile(glob_translate(source)) if is_glob(source) else None
 
     def wanted(uri: str) -> bool:
-        if leave_out and uri.startswith(leave_out + "/"):
+        if leave_out and uri.startswith((f"{leave_out}/images/", f"{leave_out}/.restyle/")):
             return False
         return bool(pattern.match(uri)) if pattern else _looks_like_image(uri, root)
 
@@ -129,6 +129,8 @@ def _local_files(
                 yield from _local_files(entry.path, wanted, (*above, here))
             elif wanted(entry.path) and entry.is_file():
                 yield _local_file(entry.path)
+            elif wanted(entry.path) and entry.is_symlink():
+                yield Found(entry.path, None, None)  # it leads nowhere, which its row will say
 
 
 def _is_output(folder: str) -> bool:

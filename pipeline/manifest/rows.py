@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import RequestError
-from pipeline.url import plain_path
+from pipeline.url import plain_path, redact_url
 
 ROW_SCHEMA = pa.schema(
     [
@@ -54,7 +54,13 @@ def carried_schema(schema: pa.Schema, reserved: Iterable[str], name: str) -> pa.
     Raises:
         RequestError: no ``uri`` column, a column twice, or a clash with the ledger.
     """
+    for column in schema.names:
+        meant = column.strip().lower()
+        if meant in KNOWN and column not in KNOWN:
+            raise RequestError(f"{name}: column '{column}' is to be '{meant}'; rename it")
     if "uri" not in schema.names:
+        if len(schema.names) == 1 and any(sign in schema.names[0] for sign in ";\t"):
+            raise RequestError(f"{name}: put commas between the columns, not '{schema.names[0]}'")
         raise RequestError(
             f"{name} has no column 'uri'; its columns are {', '.join(schema.names)}. "
             "Rename the one that holds the paths or URLs of the images"
@@ -236,6 +242,17 @@ def check_schemes(uris: pa.Array, allowed: Iterable[str], name: str, first: int)
                 f"{name}, row {first + row}, column uri: {kind} is not allowed here; if you trust "
                 f"this manifest, add --allow-scheme {scheme}"
             )
+
+
+def check_places(uris: pa.Array, out: str, name: str, first: int) -> None:
+    """Raise a RequestError for a photo that lies where results go, which would replace it."""
+    if out:
+        _refuse(
+            pc.starts_with(uris, f"{out.rstrip('/')}/images/"),
+            f"{name}, row {{}}: the photo lies among the results of --out {redact_url(out)}, which "
+            "would replace it; choose another folder",
+            first,
+        )
 
 
 def stat_local(uris: pa.Array) -> tuple[pa.Array, pa.Array]:

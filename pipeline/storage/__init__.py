@@ -386,4 +386,6 @@ def _why_unread(error: Exception) -> RowError:
         return RowError("input", REFUSED)
     if retry.is_wrong(error):  # its text has the address, with whatever stands before an @
         return RowError("input", "there can be no such bucket")
-    return RowError("storage", f"cannot be read: {describe(error)}")
+    # Without the name of the file, which the row has: the same reason is to have the same words.
+    why = getattr(error, "strerror", None) or describe(error)
+    return RowError("storage", f"cannot be read: {why}")

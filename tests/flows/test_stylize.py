@@ -21,6 +21,7 @@ from pipeline.storage import Storage, retry
 from tasks.names import artifact_key, tags_of
 from tasks.progress import Snapshot, watcher
 from tests.conftest import open_image, write_photos
+from tests.pipeline.runs import plan_job
 from tests.pipeline.servers import forward, serving
 
 pytestmark = pytest.mark.usefixtures("prefect")
@@ -106,7 +107,7 @@ def test_too_many_bad_images_fail_the_run_but_the_good_ones_are_done(job: Job) -
         (Path(job.source) / f"bad{number}.jpg").write_bytes(b"no image")
     _, state = run(job)
     assert state.is_failed()
-    assert state.message == "8 of 10 stylized, 2 failed"
+    assert state.message == "8 of 10 stylized, 2 failed: more than 5% of the rows (--max-failed)"
     assert not (Path(job.out) / "_SUCCESS").exists()
     assert sum(row["status"] == "done" for row in ledger(job)) == 8
 
@@ -125,9 +126,8 @@ def test_a_run_that_is_done_stays_done_without_its_page(
 
 
 def test_a_fault_of_the_system_stops_the_run_and_blames_no_image(job: Job) -> None:
-    images = Path(job.out, "images")
-    images.parent.mkdir()
-    images.write_text("in the way")
+    plan_job(job)
+    Path(job.out, "images").write_text("in the way")
     _, state = run(job)
     assert state.is_failed()
     assert "stopped: cannot write" in state.message

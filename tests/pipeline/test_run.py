@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,30 @@ def test_a_wrong_request_is_refused_before_anything_is_written(
     with pytest.raises(RequestError, match=message):
         prepare(changed(job, **settings))
     assert not Path(job.out).exists()
+
+
+@pytest.mark.parametrize("place", ["disk", "bucket"])
+def test_photos_where_results_go_are_not_replaced(
+    job: Job, place: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    out = str(tmp_path / "set") if place == "disk" else request.getfixturevalue("s3")
+    photo = join(out, "images/a.jpg")
+    Storage().write({photo: jpeg(), join(out, "m.csv"): b"id,uri\na.jpg,images/a.jpg\n"})
+    with pytest.raises(RequestError, match="row 1: the photo lies among the results of --out"):
+        run_job(changed(job, source=join(out, "m.csv"), out=out))
+    with pytest.raises(RequestError, match="images holds files that no job has made"):
+        run_job(changed(job, out=out))
+    assert Storage().read_one(photo) == jpeg()
+
+
+def test_a_place_that_cannot_be_written_is_refused(job: Job, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RequestError, match="file is no folder"):
+        prepare(changed(job, out=str(tmp_path / "file" / "deep")))
+    if os.getuid():  # root may write anywhere
+        (tmp_path / "locked").mkdir(mode=0o555)
+        with pytest.raises(RequestError, match="locked cannot be written to"):
+            prepare(changed(job, out=str(tmp_path / "locked" / "deep" / "er")))
 
 
 def test_a_folder_that_has_the_name_of_an_image_is_a_folder(job: Job, tmp_path: Path) -> None:

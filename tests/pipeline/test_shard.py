@@ -422,8 +422,8 @@ def test_a_result_where_another_has_its_folder_costs_a_row_and_not_the_run(job: 
 
 
 def test_a_folder_that_cannot_be_written_to_is_a_fault_of_the_system(job: Job) -> None:
+    plan_job(job)
     images = Path(job.out, "images")
-    images.parent.mkdir()
     images.write_text("in the way")
     with pytest.raises(SystemFault, match="cannot write"):
         run_job(job)
@@ -576,3 +576,24 @@ def test_from_bucket_to_bucket(job: Job, s3: str) -> None:
     assert run_job(job).new_done == 0
     storage.write({join(s3, "in/sub/0.jpg"): jpeg(seed=99)})
     assert run_job(job).new_done == 1
+
+
+def test_rows_with_other_settings_of_their_own_are_done_again(job: Job) -> None:
+    path = Path(job.source) / "m.parquet"
+    uris = [f"00{number}.jpg" for number in range(4)]
+
+    def run(styles: list[str | None], strengths: list[float | None], seeds: list[int]) -> int:
+        columns = {"style": pa.array(styles, pa.string()), "strength": pa.array(strengths)}
+        table = pa.table({"uri": uris, **columns, "seed": pa.array(seeds, pa.int64())})
+        pq.write_table(table, path)
+        before = {row["id"]: row["attempts"] for row in rows_of(job).values()} if done else {}
+        run_job(changed(job, source=str(path)))
+        return sum(row["attempts"] != before.get(name) for name, row in rows_of(job).items())
+
+    done = False
+    assert run(["red", "green", None, "red"], [0.5, 0.0, None, 1.0], [0, 1, 2, 3]) == 4
+    done = True
+    assert run(["red", "green", None, "red"], [0.5, 0.0, None, 1.0], [0, 1, 2, 3]) == 0
+    assert run(["green", "green", None, "red"], [0.5, 0.2, None, 1.0], [0, 1, 0, 3]) == 3
+    assert {name: row["style"] for name, row in rows_of(job).items()}["000.jpg"] == "green"
+    assert run(["green", "green", None, "red"], [0.5, 0.2, None, 1.0], [0, 1, 0, 3]) == 0

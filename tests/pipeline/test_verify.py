@@ -219,3 +219,10 @@ def test_the_command_tells_and_repairs(
     assert json.loads(capsys.readouterr().out)["done"] == 8  # nothing of the run that follows
     assert Path(job.out, "images", "004.jpg").exists()
     assert main(["verify", job.out]) == 0
+    # What cannot be done again is not passed over.
+    Path(job.out, "images", "004.jpg").unlink()
+    Path(job.source, "004.jpg").unlink()
+    capsys.readouterr()
+    assert main(["verify", job.out, "--repair"]) == 1
+    out = " ".join(capsys.readouterr().out.split())
+    assert "1 row not done again: no longer in SOURCE, or beyond --limit: 004.jpg" in out

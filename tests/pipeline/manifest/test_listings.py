@@ -278,14 +278,14 @@ def test_relative_and_home_paths_are_sources(
         assert (row["id"], row["source_uri"]) == ("000.jpg", str(tmp_path / "set/000.jpg"))
 
 
-def test_links_to_images_are_images_and_broken_ones_are_not(tmp_path: Path) -> None:
+def test_links_to_images_are_images_broken_ones_too(tmp_path: Path) -> None:
     write_photos(tmp_path / "real", 1)
     folder = tmp_path / "set"
     folder.mkdir()
     (folder / "a.jpg").symlink_to(tmp_path / "real/000.jpg")
     (folder / "b.jpg").symlink_to(tmp_path / "real/none.jpg")
     (folder / "more").symlink_to(tmp_path / "real")
-    assert ids(folder) == ["a.jpg", "more/000.jpg"]
+    assert ids(folder) == ["a.jpg", "b.jpg", "more/000.jpg"]
 
 
 def test_a_link_to_a_folder_above_does_not_repeat_its_images(tmp_path: Path) -> None:
@@ -313,3 +313,22 @@ def test_odd_keys_of_a_bucket_have_results_like_others(job: Job, s3: str) -> Non
     assert (summary.done, summary.failed) == (3, 0)
     found = {row["id"] for row in ledger_of(job.out).to_pylist()}
     assert found == {"a.jpg", "%/b.jpg", "c/%/d.jpg"}
+
+
+def test_a_link_that_leads_nowhere_is_a_failed_row(job: Job) -> None:
+    (Path(job.source) / "gone.jpg").symlink_to("/nowhere/gone.jpg")
+    summary = run_job(job)
+    assert (summary.done, summary.failed) == (8, 1)
+    (failed,) = [row for row in ledger_of(job.out).to_pylist() if row["status"] == "failed"]
+    assert (failed["id"], failed["error_message"]) == ("gone.jpg", "there is no such file")
+
+
+@pytest.mark.parametrize("place", ["disk", "bucket"])
+def test_photos_beside_results_are_photos(
+    job: Job, place: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    top = str(tmp_path / "top") if place == "disk" else request.getfixturevalue("s3")
+    Storage().write({join(top, name): jpeg() for name in ("1.jpg", "a/2.jpg", "a/b/3.jpg")})
+    job = changed(job, source=top, out=join(top, "a"))
+    assert run_job(job).done == 3
+    assert run_job(job).rows == 3

@@ -105,6 +105,20 @@ def test_an_id_that_would_leave_the_output_folder_is_refused(row_id: str) -> Non
         check_ids(pa.array(["fine", row_id]), "m.csv", 11)
 
 
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["uri", "Style"], "column 'Style' is to be 'style'; rename it"),
+        (["uri", " seed"], "column ' seed' is to be 'seed'; rename it"),
+        (["uri;label"], "put commas between the columns, not 'uri;label'"),
+    ],
+)
+def test_columns_that_are_nearly_right_are_told(names: list[str], message: str) -> None:
+    schema = pa.schema([(name, pa.string()) for name in names])
+    with pytest.raises(RequestError, match=message):
+        carried_schema(schema, (), "m.csv")
+
+
 def test_ids_that_nobody_has_chosen_stay_in_the_output_folder() -> None:
     found = inside_ids(pa.array([*GOOD_IDS, *BAD_IDS])).to_pylist()
     check_ids(pa.array(found), "bucket", 1)
