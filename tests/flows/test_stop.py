@@ -95,6 +95,11 @@ def test_nothing_is_lost_when_workers_and_runs_are_killed(long_job: Job, prefect
 
     run = begin()
     everyone = family(run.pid)
+    run.send_signal(signal.SIGHUP)  # the terminal was closed
+    stopped(run, everyone)
+
+    run = begin()
+    everyone = family(run.pid)
     run.kill()
     run.communicate(timeout=60)
     wait_until_ended(everyone)
