@@ -245,7 +245,6 @@ class _Process:
         self.kill()
         raise WorkerDied(
             f"worker {self._child.pid} finished no row of shard {ref.number} in "
-            f"{self._stalled:g} s; "
-            "it was killed",
+            f"{self._stalled:g} s; it was killed",
             self._board.rows(),
         )

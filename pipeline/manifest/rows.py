@@ -56,7 +56,7 @@ def carried_schema(schema: pa.Schema, reserved: Iterable[str], name: str) -> pa.
     """
     for column in schema.names:
         meant = column.strip().lower()
-        if meant in KNOWN and column not in KNOWN:
+        if meant in KNOWN and meant not in schema.names:
             raise RequestError(f"{name}: column '{column}' is to be '{meant}'; rename it")
     if "uri" not in schema.names:
         if len(schema.names) == 1 and any(sign in schema.names[0] for sign in ";\t"):

@@ -117,6 +117,8 @@ def test_columns_that_are_nearly_right_are_told(names: list[str], message: str) 
     schema = pa.schema([(name, pa.string()) for name in names])
     with pytest.raises(RequestError, match=message):
         carried_schema(schema, (), "m.csv")
+    both = pa.schema([(name, pa.string()) for name in ("uri", "id", "ID")])
+    assert carried_schema(both, (), "m.csv").names == ["ID"]
 
 
 def test_ids_that_nobody_has_chosen_stay_in_the_output_folder() -> None:
