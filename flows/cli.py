@@ -103,17 +103,19 @@ def schedule(
 
 
 @app.command
-def status(out: str, /, *, storage_option: StorageOption = ()) -> int:
+def status(out: str, /, *, json: bool = False, storage_option: StorageOption = ()) -> int:
     """How far a job is, how fast, and what failed; from its output folder alone.
 
     Parameters
     ----------
     out
         The output folder of a job that runs or has run.
+    json
+        Print it as JSON.
     """
     from flows.terminal import show_status
 
-    return show_status(out, storage_option)
+    return show_status(out, json, storage_option)
 
 
 @app.command

@@ -206,12 +206,18 @@ def show_plan(job: Job) -> int:
     return 0
 
 
-def show_status(out: str, storage_option: tuple[str, ...]) -> int:
+def show_status(out: str, as_json: bool, storage_option: tuple[str, ...]) -> int:
     """Say how far a job is, from its ledger; the exit code."""
     from pipeline.status import read_status
 
     out = absolute(out)
     status = read_status(_storage(out, storage_option), out)
+    if as_json:
+        figures = ("done", "failed", "left", "output_bytes", "rate", "last", "at_work", "succeeded",
+                   "styles", "reasons")  # fmt: skip
+        told = {name: getattr(status, name) for name in figures}
+        print(json.dumps({"rows": status.job.ledger_rows, **told}, indent=2))
+        return 0
     text = f"{status.done:,} of {status.job.ledger_rows:,} stylized"
     if status.failed:
         text += f", {status.failed:,} failed"
@@ -223,9 +229,13 @@ def show_status(out: str, storage_option: tuple[str, ...]) -> int:
     if run := status.last_run():
         seconds = max(run) - min(run) + 1
         line = f"  {status.rate:,.1f} images/s at the end of the last {span(seconds)}"
-        if status.left and status.rate:
+        if status.left and status.rate and status.at_work:
             line += f", {span(status.left / status.rate)} to go at that rate"
         console.print(line)
+    if status.at_work:
+        console.print(f"  at work: {escape(status.at_work)}")
+    elif status.left:
+        console.print(f"  no run is at work; the last image was done at {status.last or '-'} UTC")
     console.print(f"  {size(status.output_bytes)} in {escape(redact_url(out))}/images")
     _show_reasons(status.reasons)
     return 0

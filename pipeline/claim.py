@@ -22,10 +22,13 @@ from pipeline.errors import RequestError, SystemFault
 from pipeline.storage import Storage
 from pipeline.url import join, redact_url
 
+NAME = ".restyle-claim"
+
 # Seconds.
 RENEWED_EVERY = 5.0
 STALE_AFTER = 25.0  # several renewals, as one may take a while
 LOOK_EVERY = 0.5
+SILENT = 300.0  # by two clocks, which may differ by minutes
 
 
 class TakenOver(SystemFault):
@@ -45,7 +48,7 @@ class Claim:
     def __init__(self, storage: Storage, out: str) -> None:
         self._storage, self._out = storage, out
         self.lost = ""
-        self._url = join(out, ".restyle-claim")
+        self._url = join(out, NAME)
         self._who = {
             "host": socket.gethostname(),
             "here": _here(),
@@ -152,6 +155,21 @@ class Claim:
             if self._read() != theirs:
                 return True
         return False
+
+
+def who_works_on(storage: Storage, out: str) -> str:
+    """Which run has the folder ``out``, for a person; empty: none that is known to be alive.
+
+    Raises:
+        SystemFault: the folder cannot be read.
+    """
+    theirs = _parsed(storage.read_one(join(out, NAME)))
+    if not theirs or _has_died(theirs):
+        return ""
+    silent = (time.time_ns() - theirs.get("renewed", 0)) / 1e9
+    if silent > SILENT:  # whatever a clock elsewhere says
+        return ""
+    return f"process {theirs.get('pid')} on {theirs.get('host')}, since {theirs.get('since')}"
 
 
 def _parsed(claim: bytes | None) -> dict[str, Any] | None:

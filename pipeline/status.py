@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
 
+from pipeline.claim import who_works_on
 from pipeline.ledger import Ledger
 from pipeline.output import JobRecord, Output
 from pipeline.storage import Storage
@@ -28,6 +30,7 @@ class Status:
         job: what job.json says; all that follows is of its settings.
         done, failed: rows in the ledger.
         succeeded: whether the last run has ended, and well.
+        at_work: which run is at work, for a person, or nothing.
         per_second: rows finished in each second since the epoch in which there were any.
     """
 
@@ -39,6 +42,7 @@ class Status:
     reasons: Counter[str] = field(default_factory=Counter)
     per_second: Counter[int] = field(default_factory=Counter)
     succeeded: bool = False
+    at_work: str = ""
 
     def last_run(self) -> dict[int, int]:
         """Rows finished in each second of the last run, seconds in order."""
@@ -59,6 +63,13 @@ class Status:
         return sum(recent.values()) / (end - min(recent) + 1)
 
     @property
+    def last(self) -> str:
+        """When the last row was finished (UTC), or nothing."""
+        if not self.per_second:
+            return ""
+        return datetime.fromtimestamp(max(self.per_second), UTC).isoformat(" ").split("+")[0]
+
+    @property
     def left(self) -> int:
         """Rows that the ledger does not have yet."""
         return max(0, self.job.ledger_rows - self.done - self.failed)
@@ -72,7 +83,7 @@ def read_status(storage: Storage, out: str) -> Status:
     """
     output = Output(storage, out)
     job = output.require_job()
-    status = Status(job, succeeded=output.succeeded())
+    status = Status(job, succeeded=output.succeeded(), at_work=who_works_on(storage, out))
     columns = ["status", "error_message", "style", "output_bytes", "finished_at", "job_digest"]
     for batch in Ledger(storage, out).scan(columns):
         batch = batch.filter(pc.equal(batch.column("job_digest"), job.job_digest))

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import json
+import os
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +11,7 @@ import pyarrow as pa
 import pytest
 
 from flows.cli import main
+from pipeline.claim import Claim
 from pipeline.errors import RequestError
 from pipeline.job import Job
 from pipeline.ledger import LEDGER_SCHEMA, Ledger
@@ -98,6 +102,26 @@ def test_rows_that_left_the_manifest_are_told(job: Job, capsys: pytest.CaptureFi
     said = capsys.readouterr().out
     assert "8 of 10 stylized, 2 of earlier runs only, 2 left" in said
     assert "complete" not in said
+
+
+def test_whether_a_run_is_at_work_is_told(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
+    run_job(changed(job, limit=4))
+    claim = Claim(Storage(), job.out)
+    claim.take()
+    begun(job, rows=8)
+    main(["status", job.out])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "to go at that rate" in said
+    assert f"at work: process {os.getpid()} on " in said
+    claim.release()
+    main(["status", job.out])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "to go" not in said
+    assert f"no run is at work; the last image was done at {datetime.now(UTC):%Y-%m-%d}" in said
+    main(["status", job.out, "--json"])
+    told = json.loads(capsys.readouterr().out)
+    assert (told["rows"], told["done"], told["left"], told["at_work"]) == (8, 4, 4, "")
+    assert told["styles"] == {"red": 4}
 
 
 def test_rows_of_other_settings_are_not_done_yet(
