@@ -189,7 +189,7 @@ def show_plan(job: Job) -> int:
     shards = ""
     if plan.shards and job.runner == "local":  # elsewhere they depend on the cluster
         shards = f"{plan.shards:,} of up to {plural(plan.largest, 'row')}"
-    guess = "" if measured else " (a guess until the first run on this machine)"
+    guess = "" if measured else " (a guess until a run of half a minute here)"
     table = Table.grid(padding=(0, 2))
     for label, text in (
         ("rows", f"{plan.rows:,}"),

@@ -350,6 +350,11 @@ class Storage:
             retry.retried(look)
         except FileNotFoundError as error:
             raise RequestError(f"{bucket} does not exist; create it, or name another") from error
+        except TypeError as error:  # an option that nobody knows
+            raise RequestError(
+                f"--storage-option: {describe(error)}; there are endpoint_url, profile, region "
+                "and anon"
+            ) from error
         except Exception as error:
             raise RequestError(
                 f"{bucket} cannot be read: {describe(error)}. Credentials come from the usual "
