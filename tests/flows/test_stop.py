@@ -93,7 +93,9 @@ def test_nothing_is_lost_when_workers_and_runs_are_killed(long_job: Job, prefect
     stopped(run, everyone)
     assert committed(out) < ROWS / 5
 
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # not as below nohup
     run = begin()
+    signal.signal(signal.SIGHUP, before)
     everyone = family(run.pid)
     run.send_signal(signal.SIGHUP)  # the terminal was closed
     stopped(run, everyone)
