@@ -153,6 +153,13 @@ class Ledger:
             if tables:
                 yield from pa.concat_tables(tables).combine_chunks().to_batches()
 
+    def scan_job(
+        self, digest: str, columns: Sequence[str], shards: Sequence[str] | None = None
+    ) -> Iterator[pa.RecordBatch]:
+        """As scan(), of the rows of one job; others are of earlier settings, not done again yet."""
+        for rows in self.scan([*columns, "job_digest"], shards):
+            yield rows.filter(pc.equal(rows.column("job_digest"), digest)).select(columns)
+
 
 def _parsed(url: str, data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
     try:

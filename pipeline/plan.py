@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -213,7 +213,7 @@ class _Settled:
                     _numbers(batch.column("source_size")),
                     hashes(batch.column("source_etag")),
                     local[np.asarray(shard.indices)],
-                    _short(hashes(batch.column("style"))),
+                    _short(_hashes_of_few(batch.column("style"))),
                     _short(_given(batch.column("strength").view(pa.int64()))),
                     _short(_given(batch.column("seed"))),
                 )
@@ -244,7 +244,7 @@ class _Settled:
         changed |= _differ(_numbers(rows.column("source_size")), self.sizes[place])
         changed |= _differ(hashes(rows.column("source_etag")), self.etags[place])
         # What the manifest says of a row alone; what the job says is in its digest.
-        styles = _short(hashes(self._canonical(rows.column("style"))))
+        styles = _short(_hashes_of_few(rows.column("style").combine_chunks(), self._canonical))
         changed |= _differ(styles, self.styles[place])
         strengths = rows.column("strength").combine_chunks().view(pa.int64())
         changed |= _differ(_short(_given(strengths)), self.strengths[place])
@@ -253,12 +253,10 @@ class _Settled:
         ours = int((known & self.ours[place]).sum())
         return np.where(known, states, np.int8(NEW)), self.codes[place], ours
 
-    def _canonical(self, styles: pa.ChunkedArray) -> pa.Array:
+    def _canonical(self, styles: pa.Array) -> pa.Array:
         """As the ledger has them; null where a style is to be chosen among several."""
-        encoded = styles.combine_chunks().dictionary_encode()
-        parsed = [parse_style(style, self._names) for style in encoded.dictionary.to_pylist()]
-        single = pa.array([str(one[0]) if len(one) == 1 else None for one in parsed], pa.string())
-        return single.take(encoded.indices)
+        parsed = [parse_style(style, self._names) for style in styles.to_pylist()]
+        return pa.array([str(one[0]) if len(one) == 1 else None for one in parsed], pa.string())
 
 
 class _Cutter:
@@ -355,6 +353,15 @@ def hashes(texts: pa.Array | pa.ChunkedArray) -> NDArray[np.int64]:
     """
     values = texts.to_pylist()
     return np.fromiter((0 if v is None else hash(v) for v in values), np.int64, len(values))
+
+
+def _hashes_of_few(
+    texts: pa.Array, as_known: Callable[[pa.Array], pa.Array] = lambda texts: texts
+) -> NDArray[np.int64]:
+    """As hashes(), where many of ``texts`` are the same; of what ``as_known`` makes of each."""
+    encoded = texts.dictionary_encode()
+    known = np.append(hashes(as_known(encoded.dictionary)), 0)
+    return known[np.asarray(pc.fill_null(encoded.indices, len(known) - 1))]
 
 
 def _numbers(column: pa.Array | pa.ChunkedArray) -> NDArray[np.int64]:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 from jinja2 import Environment, PackageLoader
 from PIL import Image, ImageOps
@@ -105,15 +104,10 @@ def _done_rows(storage: Storage, out: str) -> list[dict[str, Any]]:
                "output_height"]  # fmt: skip
     rows: list[dict[str, Any]] = []
     sampled = shards[:: max(1, len(shards) // PARTS_SAMPLED)][:PARTS_SAMPLED]
-    for batch in ledger.scan([*columns, "status", "job_digest"], sampled):
-        rows += _with_status(batch, "done", digest).select(columns).to_pylist()
+    for batch in ledger.scan_job(digest, [*columns, "status"], sampled):
+        done = batch.filter(pc.equal(batch.column("status"), "done"))
+        rows += done.select(columns).to_pylist()
     return rows
-
-
-def _with_status(rows: pa.RecordBatch, status: str, digest: str) -> pa.RecordBatch:
-    """Those of a job; there may be rows of earlier settings that it has not done again yet."""
-    is_of_job = pc.equal(rows.column("job_digest"), digest)
-    return rows.filter(pc.and_(is_of_job, pc.equal(rows.column("status"), status)))
 
 
 def _picture(storage: Storage, uri: str, shape: tuple[int, int]) -> Pixels:
@@ -183,9 +177,10 @@ def _failures(storage: Storage, out: str, digest: str, count: int) -> list[dict[
     """The first ``count`` failed rows of a job; little more of the ledger is read than it takes."""
     columns = ["id", "source_uri", "error_class", "error_stage", "error_message", "attempts"]
     failures: list[dict[str, Any]] = []
-    batches = Ledger(storage, out).scan([*columns, "status", "job_digest"])
+    batches = Ledger(storage, out).scan_job(digest, [*columns, "status"])
     while len(failures) < count and (batch := next(batches, None)) is not None:
-        failures += _with_status(batch, "failed", digest).select(columns).to_pylist()
+        failed = batch.filter(pc.equal(batch.column("status"), "failed"))
+        failures += failed.select(columns).to_pylist()
     return failures[:count]
 
 

@@ -70,19 +70,8 @@ def prepare(job: Job) -> Request:
     pack = choose_pack(packs_at(job.pack, storage), job.style)
     if job.require_rights:
         _check_rights(pack, job)
-    if not job.out.startswith("/") and any(sign in job.out for sign in "*?["):
-        # They are wildcards to whatever clears up there.
-        raise RequestError(f"--out {redact_url(job.out)}: name it without *, ? and [")
+    _check_out(job.out)
     storage.check(job.out)
-    if os.path.isfile(job.out):
-        raise RequestError(f"--out {job.out} is a file; name a folder")
-    _check_writable(job.out)
-    is_new = job.out.startswith("/") and not os.path.isdir(job.out)
-    if is_new and os.path.splitext(job.out)[1].lower() in IMAGE_SUFFIXES:
-        raise RequestError(
-            f"--out {job.out} is to be a folder, for results and what is known of "
-            "them, but has the name of an image; name it otherwise"
-        )
     manifest = open_manifest(
         storage, job.source, out=job.out, reserved=RESERVED, allow_schemes=job.allow_scheme
     )
@@ -96,9 +85,19 @@ def prepare(job: Job) -> Request:
     return Request(job, storage, pack, manifest, file_bytes, output, Claim(storage, job.out))
 
 
-def _check_writable(out: str) -> None:
+def _check_out(out: str) -> None:
+    """See whether ``out`` can be the folder of results, by its name and by this machine's disks."""
     if not out.startswith("/"):
+        if any(sign in out for sign in "*?["):  # wildcards to whatever clears up there
+            raise RequestError(f"--out {redact_url(out)}: name it without *, ? and [")
         return
+    if os.path.isfile(out):
+        raise RequestError(f"--out {out} is a file; name a folder")
+    if not os.path.isdir(out) and os.path.splitext(out)[1].lower() in IMAGE_SUFFIXES:
+        raise RequestError(
+            f"--out {out} is to be a folder, for results and what is known of "
+            "them, but has the name of an image; name it otherwise"
+        )
     folder = out
     while not os.path.lexists(folder):
         folder = os.path.dirname(folder)

@@ -67,7 +67,7 @@ class Status:
         """When the last row was finished (UTC), or nothing."""
         if not self.per_second:
             return ""
-        return datetime.fromtimestamp(max(self.per_second), UTC).isoformat(" ").split("+")[0]
+        return f"{datetime.fromtimestamp(max(self.per_second), UTC):%Y-%m-%d %H:%M:%S}"
 
     @property
     def left(self) -> int:
@@ -84,9 +84,8 @@ def read_status(storage: Storage, out: str) -> Status:
     output = Output(storage, out)
     job = output.require_job()
     status = Status(job, succeeded=output.succeeded(), at_work=who_works_on(storage, out))
-    columns = ["status", "error_message", "style", "output_bytes", "finished_at", "job_digest"]
-    for batch in Ledger(storage, out).scan(columns):
-        batch = batch.filter(pc.equal(batch.column("job_digest"), job.job_digest))
+    columns = ["status", "error_message", "style", "output_bytes", "finished_at"]
+    for batch in Ledger(storage, out).scan_job(job.job_digest, columns):
         done = pc.equal(batch.column("status"), "done")
         count = pc.sum(done).as_py() or 0
         status.done += count

@@ -11,7 +11,7 @@ import io
 import os
 import stat
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Literal
 
@@ -61,24 +61,24 @@ def put(path: str, data: bytes, scratch: str = "", last: bool = False) -> None:
     """
     folder = os.path.dirname(path)
     temporary = os.path.join(scratch or folder, f"{uuid.uuid4().hex}.partial")
-
-    def write_and_name() -> None:
-        _write(temporary, "wb", data)
+    try:
+        _in_folder(scratch or folder, lambda: _write(temporary, "wb", data))
         if last:
             settle(temporary)
-        os.replace(temporary, path)
-
-    try:
-        try:
-            write_and_name()
-        except FileNotFoundError:  # the first file of a folder
-            os.makedirs(folder, exist_ok=True)
-            os.makedirs(scratch or folder, exist_ok=True)
-            write_and_name()
+        _in_folder(folder, lambda: os.replace(temporary, path))
     except BaseException:
         with suppress(OSError):
             os.unlink(temporary)
         raise
+
+
+def _in_folder(folder: str, call: Callable[[], None]) -> None:
+    """``call``, which wants ``folder`` to be there; it is asked for only if not."""
+    try:
+        call()
+    except FileNotFoundError:
+        os.makedirs(folder, exist_ok=True)
+        call()
 
 
 def settle(path: str) -> None:

@@ -11,6 +11,10 @@ from pipeline.errors import RequestError
 
 Result = TypeVar("Result")
 
+# Seconds. One lost connection must not hold a shard for longer than a person would wait.
+CONNECT_TIMEOUT = 10
+READ_TIMEOUT = 60
+
 # With one request in ten failing, one row in a million fails so many times in a row.
 ATTEMPTS = 6
 

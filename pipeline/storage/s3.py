@@ -10,14 +10,11 @@ from fsspec import AbstractFileSystem, filesystem
 
 from pipeline.errors import RequestError
 from pipeline.storage import retry
+from pipeline.storage.retry import CONNECT_TIMEOUT, READ_TIMEOUT
 from pipeline.url import describe
 
 if TYPE_CHECKING:
     from pipeline.storage.buckets import Buckets
-
-# Seconds. One lost connection must not hold a shard for longer than a person would wait.
-CONNECT_TIMEOUT = 10
-READ_TIMEOUT = 60
 
 # Options that are all that there is to know of a bucket.
 PLAIN_OPTIONS = {"endpoint_url", "profile", "region", "anon"}

@@ -15,15 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 from fsspec import AbstractFileSystem, filesystem
 
+from pipeline.storage.retry import CONNECT_TIMEOUT, READ_TIMEOUT
+
 if TYPE_CHECKING:
     import aiohttp
 
 REFUSED = "its host is not on the public internet (--allow-private lets it be asked)"
 
 
-# Seconds: to be connected, until something comes, and in all. So often as a request is tried, a
-# worker does not count as hanging meanwhile.
-CONNECT_TIMEOUT, READ_TIMEOUT, TIMEOUT = 10, 60, 120
+# Seconds, in all. So often as a request is tried, a worker does not count as hanging meanwhile.
+TIMEOUT = 120
 
 MAX_BYTES = 512 << 20
 
