@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
@@ -44,7 +44,7 @@ def run_job(job: Job) -> int:
 
     prepare(job)  # before anything is started: a wrong request is told at once
     summary = run_flow(job)
-    show_summary(summary)
+    show_summary(summary, job.storage_option)
     return 0 if summary.succeeded else 1
 
 
@@ -142,31 +142,38 @@ def _progress_bar(style: str) -> Iterator[Callable[[Snapshot], None]]:
         yield show
 
 
-def show_summary(summary: Summary) -> None:
-    """Say what a run has done and where it is."""
+def show_summary(summary: Summary, storage_option: tuple[str, ...] = ()) -> None:
+    """Say what a run has done, where it is, and what to do next with these options."""
     out = escape(redact_url(summary.out))
     colour = "green" if summary.succeeded else "red"
     console.print(f"\n[bold {colour}]{escape(str(summary))}[/]")
     if summary.new_done + summary.new_failed:
         rate = f"{summary.images_per_second:,.1f} images/s"
         console.print(f"  {span(summary.seconds)}, {rate}, {size(summary.output_bytes)} written")
-    console.print(f"  results in {out}/images, ledger in {out}/metadata")
-    _show_reasons(summary.reasons)
+    folder = escape(redact_url(summary.folder))
+    console.print(f"  results in {folder}, ledger in {out}/metadata")
+    _show_reasons(summary.reasons, {one.message: one.id for one in reversed(summary.failures)})
     if summary.too_many_failed:
         console.print(f"  more than {summary.max_failed:.0%} of the rows failed (--max-failed)")
-    console.print(f"  a page of pictures: restyle report {escape(_quoted(summary.out))}")
+    command = _command("report", summary.out, storage_option)
+    console.print(f"  a page of pictures: {escape(command)}")
 
 
-def _quoted(url: str) -> str:
-    """As a shell wants it."""
-    return shlex.quote(redact_url(url))
+def _command(name: str, out: str, storage_option: tuple[str, ...], *flags: str) -> str:
+    """What to type next, as a shell wants it."""
+    options = [word for option in storage_option for word in ("--storage-option", option)]
+    return shlex.join(["restyle", name, redact_url(out), *flags, *options])
 
 
-def _show_reasons(reasons: Counter[str]) -> None:
+def _show_reasons(reasons: Counter[str], examples: Mapping[str, str]) -> None:
+    """Why images failed. ``examples``: for some reasons the id of an image."""
     if reasons:
         console.print("  why images failed:")
         for reason, count in reasons.most_common(REASONS_SHOWN):
-            console.print(f"  {count:>7,}  {escape(reason)}")
+            text = f"  {count:>7,}  {reason}"
+            if reason in examples:
+                text += f": {examples[reason]}" + (", …" if count > 1 else "")
+            console.print(escape(text))
         if (more := len(reasons) - REASONS_SHOWN) > 0:
             console.print(f"           and {plural(more, 'reason')} more: see the ledger")
 
@@ -236,8 +243,9 @@ def show_status(out: str, as_json: bool, storage_option: tuple[str, ...]) -> int
         console.print(f"  at work: {escape(status.at_work)}")
     elif status.left:
         console.print(f"  no run is at work; the last image was done at {status.last or '-'} UTC")
-    console.print(f"  {size(status.output_bytes)} in {escape(redact_url(out))}/images")
-    _show_reasons(status.reasons)
+    folder = f"{escape(redact_url(out))}/{status.job.folder}"
+    console.print(f"  {size(status.output_bytes)} in {folder}")
+    _show_reasons(status.reasons, {})
     return 0
 
 
@@ -266,7 +274,7 @@ def verify_results(out: str, repair: bool, as_json: bool, storage_option: tuple[
     if as_json:
         print(json.dumps(asdict(verdict), indent=2))
     else:
-        _show_verdict(verdict, out)
+        _show_verdict(verdict, out, storage_option)
     if not repair or not verdict.wrong:
         return 1 if verdict.wrong else 0
     job = Job.model_validate(verdict.job | {"overwrite": False})
@@ -283,7 +291,7 @@ def verify_results(out: str, repair: bool, as_json: bool, storage_option: tuple[
     return code or (1 if left else 0)
 
 
-def _show_verdict(verdict: Verdict, out: str) -> None:
+def _show_verdict(verdict: Verdict, out: str, storage_option: tuple[str, ...]) -> None:
     """Say what is wrong with the results in ``out``."""
     kinds = Counter(finding.kind for finding in verdict.findings)
     good = verdict.done - kinds["missing"] - kinds["damaged"] - kinds["doubled"]
@@ -291,7 +299,7 @@ def _show_verdict(verdict: Verdict, out: str) -> None:
     text += "".join(f", {count:,} {kind}" for kind, count in kinds.items())
     console.print(f"[bold {'red' if verdict.wrong else 'green'}]{text}[/]")
     console.print(
-        f"  {size(verdict.output_bytes)} in {escape(redact_url(out))}/images; of the job's "
+        f"  {size(verdict.output_bytes)} in {escape(redact_url(out))}; of the job's "
         f"{plural(verdict.rows, 'row')} {verdict.failed:,} failed and {verdict.left:,} are left"
     )
     for finding in verdict.findings[:FINDINGS_SHOWN]:
@@ -299,7 +307,8 @@ def _show_verdict(verdict: Verdict, out: str) -> None:
     if len(verdict.findings) > FINDINGS_SHOWN:
         console.print(f"  and {len(verdict.findings) - FINDINGS_SHOWN:,} more (--json has all)")
     if verdict.wrong:
-        console.print(f"  restyle verify {escape(_quoted(out))} --repair does them again")
+        command = _command("verify", out, storage_option, "--repair")
+        console.print(f"  {escape(command)} does them again")
 
 
 def _storage(out: str, storage_option: tuple[str, ...], allow_private: bool = False) -> Storage:

@@ -97,6 +97,12 @@ def by_row(part: pa.Table | None) -> Rows:
     return {(row["id"], row["variant"]): row for row in rows}
 
 
+def carried_columns(rows: pa.Table) -> list[str]:
+    """Names of the manifest's own columns, of ``rows`` as plan.Shard has them."""
+    planned = {*ROW_SCHEMA.names, "variant", "_output_name"}
+    return [name for name in rows.column_names if name not in planned]
+
+
 def part_of(finished: list[Item], before: pa.Table | None, rows: pa.Table) -> pa.Table:
     """The part of a shard: items that are complete, and rows of the part before not among them.
 
@@ -107,10 +113,8 @@ def part_of(finished: list[Item], before: pa.Table | None, rows: pa.Table) -> pa
     """
     table = pa.Table.from_pylist([item.record for item in finished], schema=LEDGER_SCHEMA)
     order = pa.array([item.index for item in finished])
-    planned = {*ROW_SCHEMA.names, "variant", "_output_name"}
-    for column in rows.schema:
-        if column.name not in planned:
-            table = table.append_column(column, rows.column(column.name).take(order))
+    for name in carried_columns(rows):
+        table = table.append_column(rows.schema.field(name), rows.column(name).take(order))
     if before is None:
         return table
     redone = {item.key for item in finished}

@@ -10,13 +10,16 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from pipeline.url import absolute, has_user, redact_url
+from pipeline.url import absolute, has_user, join, redact_url
 
 # What a result depends on. Everything else may change between two runs of one job.
 IDENTITY = {
-    "style", "strength", "preserve_colour", "size", "format", "quality", "variants", "seed",
-    "precision",
+    "style", "strength", "preserve_colour", "size", "format", "quality", "layout", "variants",
+    "seed", "precision",
 }  # fmt: skip
+
+# Where results lie below OUT, by layout.
+FOLDERS = {"files": "images", "webdataset": "shards"}
 
 DEVICE = r"^(auto|cpu|cuda(:\d+)?)$"
 
@@ -45,6 +48,11 @@ class Settings(BaseModel):
     )
     format: Literal["jpg", "png", "webp"] = Field("jpg", description="Format of the results.")
     quality: int = Field(92, ge=1, le=100, description="Of JPEG and WebP.")
+    layout: Literal["files", "webdataset"] = Field(
+        "files",
+        description="files: each result in OUT/images. webdataset: tars in OUT/shards, with what "
+        "is known of each beside it.",
+    )
     variants: int = Field(
         1, ge=1, description="Results for each image; each takes the next of several styles."
     )
@@ -136,6 +144,11 @@ class Settings(BaseModel):
             return None
         width, _, height = self.size.partition("x")
         return int(width), int(height or width)
+
+    @property
+    def folder(self) -> str:
+        """Where the results lie."""
+        return join(self.out, FOLDERS[self.layout])
 
     @property
     def options(self) -> dict[str, str]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -37,6 +38,7 @@ LEDGER_SCHEMA = pa.schema(
         pa.field("source_width", pa.int32()),
         pa.field("source_height", pa.int32()),
         pa.field("output_uri", pa.string()),  # relative to the output folder
+        pa.field("output_offset", pa.int64()),  # where it begins in a tar
         pa.field("output_bytes", pa.int64()),
         pa.field("output_sha256", pa.string()),
         pa.field("output_width", pa.int32()),
@@ -179,6 +181,13 @@ def recorded_uris(urls: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArra
     if not pc.any(pc.match_substring_regex(urls, "[@?]|AKIA|ASIA")).as_py():
         return urls
     return pa.array(map(redact_url, urls.to_pylist()), pa.string())
+
+
+def result_source(out: str, row: Mapping[str, Any]) -> Source:
+    """Where the result of a ledger row that is done lies."""
+    url = join(out, row["output_uri"])
+    offset = row["output_offset"]
+    return Source(url) if offset is None else Source(url, offset, row["output_bytes"])
 
 
 def row_keys(rows: pa.Table) -> list[tuple[str, int]]:

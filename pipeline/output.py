@@ -12,7 +12,7 @@ import pyarrow as pa
 from pydantic import BaseModel, ValidationError
 
 from pipeline.errors import RequestError
-from pipeline.job import IDENTITY, Job
+from pipeline.job import FOLDERS, IDENTITY, Job
 from pipeline.storage import Storage
 from pipeline.styles.mix import styles_in
 from pipeline.styles.pack import RIGHTS, Pack
@@ -48,6 +48,11 @@ class JobRecord(BaseModel):
     carried: dict[str, str]
     styles: dict[str, dict[str, str]]
     versions: dict[str, str]
+
+    @property
+    def folder(self) -> str:
+        """Where its results lie, below the output folder."""
+        return FOLDERS[self.job["layout"]]
 
     @property
     def ledger_rows(self) -> int:
@@ -109,9 +114,9 @@ class Output:
         """
         earlier = self.read_job()
         if earlier is None:
-            if self._storage.names(join(self.url, "images")):
+            if self._storage.names(job.folder):
                 raise RequestError(
-                    f"{redact_url(self.url)}/images holds files that no job has made, and results "
+                    f"{redact_url(job.folder)} holds files that no job has made, and results "
                     "might replace them; choose another --out"
                 )
             return

@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 
 from pipeline.codec import Pixels, decode
 from pipeline.errors import RequestError, RowError
-from pipeline.ledger import Ledger
+from pipeline.ledger import Ledger, result_source
 from pipeline.manifest.tars import tar_source
 from pipeline.output import Output
 from pipeline.status import Status, read_status
@@ -89,8 +89,10 @@ def _example(storage: Storage, out: str, row: dict[str, Any], width: int) -> Exa
     height = round(width * row["output_height"] / row["output_width"])
     shape = (width, min(max(1, height), TALLEST * width))
     try:
-        photo = _picture(storage, row["source_uri"], shape)
-        return Example(row, photo, _picture(storage, join(out, row["output_uri"]), shape))
+        uri = row["source_uri"]
+        source = tar_source(storage, uri) if uri.startswith("tar://") else Source(uri)
+        photo = _picture(storage, source, shape)
+        return Example(row, photo, _picture(storage, result_source(out, row), shape))
     except (RowError, RequestError):
         return None
 
@@ -100,8 +102,8 @@ def _done_rows(storage: Storage, out: str) -> list[dict[str, Any]]:
     digest = Output(storage, out).require_job().job_digest
     ledger = Ledger(storage, out)
     shards = ledger.shards()
-    columns = ["id", "style", "strength", "source_uri", "output_uri", "output_width",
-               "output_height"]  # fmt: skip
+    columns = ["id", "style", "strength", "source_uri", "output_uri", "output_offset",
+               "output_bytes", "output_width", "output_height"]  # fmt: skip
     rows: list[dict[str, Any]] = []
     sampled = shards[:: max(1, len(shards) // PARTS_SAMPLED)][:PARTS_SAMPLED]
     for batch in ledger.scan_job(digest, [*columns, "status"], sampled):
@@ -110,8 +112,7 @@ def _done_rows(storage: Storage, out: str) -> list[dict[str, Any]]:
     return rows
 
 
-def _picture(storage: Storage, uri: str, shape: tuple[int, int]) -> Pixels:
-    source = tar_source(storage, uri) if uri.startswith("tar://") else Source(uri)
+def _picture(storage: Storage, source: Source, shape: tuple[int, int]) -> Pixels:
     (data,) = storage.read([source])
     if isinstance(data, RowError):
         raise data

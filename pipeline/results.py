@@ -81,6 +81,7 @@ class Summary:
     """What a run has done.
 
     Args:
+        folder: of the results.
         rows: of the job. done, failed: of these, in this run and before; equal to ``rows`` at
             the end of a run that was not stopped.
         new_done, new_failed: in this run.
@@ -89,6 +90,7 @@ class Summary:
     """
 
     out: str
+    folder: str
     style: str
     rows: int
     done: int
@@ -110,7 +112,9 @@ class Summary:
     @classmethod
     def of(cls, job: Job, plan: Plan) -> Summary:
         """Of a run that has yet to do its first shard."""
-        return cls(job.out, job.style, plan.rows, plan.done, plan.failed, job.max_failed)
+        return cls(
+            job.out, job.folder, job.style, plan.rows, plan.done, plan.failed, job.max_failed
+        )
 
     def add(self, result: ShardResult) -> None:
         """Count a shard."""

@@ -27,6 +27,7 @@ from pipeline.styles.mix import parse_style, styles_in
 from pipeline.styles.pack import Pack
 from pipeline.text import plural
 from pipeline.url import absolute, join, redact_url
+from pipeline.webdataset import sweep
 
 
 @dataclass(frozen=True)
@@ -186,6 +187,8 @@ def end(request: Request, summary: Summary) -> None:
     """
     try:
         request.claim.check()
+        if request.job.layout == "webdataset":
+            sweep(request.storage, request.job.out)
         request.output.finish(summary.succeeded)
     except SystemFault:
         if not summary.stopped:  # otherwise what has stopped the run may well be what is so here

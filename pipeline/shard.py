@@ -18,6 +18,7 @@ from pipeline.errors import RowError
 from pipeline.inhand import NOBODY, Board, Suspects
 from pipeline.items import Item, by_row, part_of
 from pipeline.job import Settings
+from pipeline.layouts import Layout, layout_of
 from pipeline.ledger import Ledger
 from pipeline.manifest.rows import ROW_SCHEMA
 from pipeline.overlap import Clock, Queue, ahead, chunks, unfinished
@@ -26,7 +27,7 @@ from pipeline.storage import Source, Storage
 from pipeline.styles.mix import choose, parse_style
 from pipeline.styles.pack import Pack
 from pipeline.stylizer import Stylizer
-from pipeline.url import check_name, join
+from pipeline.url import check_name
 
 # Objects asked for, or put, at once: storage far away wants many requests in flight.
 CHUNK = 32
@@ -64,7 +65,6 @@ class ShardWorker:
         self._job = job
         self.storage = storage
         self._ledger = Ledger(storage, job.out)
-        self._images = join(job.out, "images")
         self._board = board or Board()
         self._stylizer = Stylizer(
             pack, job.device, job.precision, job.preserve_colour, threads, self._board.beat
@@ -122,17 +122,20 @@ class ShardWorker:
             result.done = len(rows) - len(items)
             on_progress(result.done, 0)
             finished: list[Item] = []
-            for item in self._one_by_one_first(items, suspects, clock):
-                item.complete(before, key, self._model_digest, self._job_digest)
-                item.count(result)
-                finished.append(item)
-                on_progress(*((0, 1) if item.failure else (1, 0)))
-            if finished:
-                self._ledger.commit(key, part_of(finished, part, rows))
+            with layout_of(self._job, self.storage, key, rows, part) as results:
+                for item in self._one_by_one_first(items, suspects, results, clock):
+                    item.complete(before, key, self._model_digest, self._job_digest)
+                    item.count(result)
+                    finished.append(item)
+                    on_progress(*((0, 1) if item.failure else (1, 0)))
+                if finished:
+                    after = part_of(finished, part, rows)
+                    commit = partial(self._ledger.commit, key)
+                    results.finish(after, len(after) - len(finished), commit)
         return result
 
     def _one_by_one_first(
-        self, items: list[Item], suspects: Suspects, clock: Clock
+        self, items: list[Item], suspects: Suspects, results: Layout, clock: Clock
     ) -> Iterator[Item]:
         rest = []
         for item in items:
@@ -140,10 +143,10 @@ class ShardWorker:
                 item.failure = ("decode", RowError("resource", why))
                 yield item
             elif item.index in suspects.strikes:
-                yield from self._stages([item], clock)
+                yield from self._stages([item], results, clock)
             else:
                 rest.append(item)
-        yield from self._stages(rest, clock)
+        yield from self._stages(rest, results, clock)
 
     def _items(self, rows: pa.Table) -> Iterator[Item]:
         columns = [*ROW_SCHEMA.names, "variant", "_output_name"]
@@ -154,14 +157,14 @@ class ShardWorker:
             mix = choose(mixes, seed, row["id"], row["variant"])
             yield Item(index, row, mix, strength, seed)
 
-    def _stages(self, items: list[Item], clock: Clock) -> Iterator[Item]:
+    def _stages(self, items: list[Item], results: Layout, clock: Clock) -> Iterator[Item]:
         """Take items through all stages: they are put, or have failed, when they come."""
         depth = DEPTH_FIXED if self._job.pixels else DEPTH_NATIVE
         chunk = min(CHUNK, 2 * depth)
         flat = chain.from_iterable
         begun = self._begun = {name: Queue[Any, Any]() for name in STAGES}
         with ExitStack() as stack:
-            pools = self._pools(stack)
+            pools = self._pools(stack, results.in_turn)
 
             def stage(name: str, do: Callable[[Any], Any], work: Iterable[Any], depth: int) -> Any:
                 return ahead(pools[name], clock.timed(name, do), work, depth, begun[name])
@@ -174,9 +177,9 @@ class ShardWorker:
             styled = flat(stage("stylize", self._stylize, batches, self._network_threads))
             encode_one = partial(_unless_failed, "encode", self._encode)
             encoded = stage("encode", encode_one, styled, depth)
-            yield from flat(stage("put", self._put, chunks(encoded, chunk), CHUNKS_AHEAD))
+            yield from flat(stage("put", results.put, chunks(encoded, chunk), CHUNKS_AHEAD))
 
-    def _pools(self, stack: ExitStack) -> dict[str, ThreadPoolExecutor | None]:
+    def _pools(self, stack: ExitStack, in_turn: bool) -> dict[str, ThreadPoolExecutor | None]:
         """The threads of each stage; None: that of the stage after it."""
         # On one core threads that compute only get in each other's way: half as much processor
         # time again for decoding and encoding, at no gain.
@@ -186,7 +189,7 @@ class ShardWorker:
             "decode": several,
             "stylize": self._network_threads if several or self._stylizer.is_waited_for else 0,
             "encode": several,
-            "put": CHUNKS_AHEAD,
+            "put": 1 if in_turn else CHUNKS_AHEAD,
         }
         return {
             name: stack.enter_context(ThreadPoolExecutor(count, name)) if count else None
@@ -202,7 +205,7 @@ class ShardWorker:
         wanted = []
         for item in items:
             try:
-                check_name(item.row["_output_name"], self._images)
+                check_name(item.row["_output_name"], self._job.folder)
                 wanted.append(item)
             except RowError as error:
                 item.failure = ("fetch", error)
@@ -277,21 +280,11 @@ class ShardWorker:
         item.data = encode(item.pixels, self._job.format, self._job.quality)
         item.pixels = None
         item.record.update(
-            output_uri=join("images", item.row["_output_name"]),
             output_bytes=len(item.data),
             output_sha256=hashlib.sha256(item.data).hexdigest(),
             output_width=width,
             output_height=height,
         )
-
-    def _put(self, items: list[Item]) -> list[Item]:
-        urls = {join(self._images, item.row["_output_name"]): item for item in items}
-        done = {url: item.data for url, item in urls.items() if item.failure is None}
-        for url, error in self.storage.try_write(done, self._images).items():
-            urls[url].failure = ("put", error)
-        for item in items:
-            item.data = b""
-        return items
 
 
 def _together(photos: list[Pixels]) -> Pixels:

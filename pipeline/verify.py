@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, Literal
@@ -17,18 +18,20 @@ from numpy.typing import NDArray
 from pipeline.claim import Claim
 from pipeline.codec import decode
 from pipeline.errors import RowError
-from pipeline.ledger import DamagedPart, Ledger, row_keys
+from pipeline.job import FOLDERS
+from pipeline.ledger import DamagedPart, Ledger, result_source, row_keys
 from pipeline.manifest.listings import files_below
 from pipeline.output import Output
 from pipeline.overlap import ahead
 from pipeline.plan import hashes
-from pipeline.storage import ABSENT, Source, Storage
+from pipeline.storage import ABSENT, Storage
 from pipeline.url import join
 
 # Results that are fetched together, and how many such groups at a time.
 CHUNK, THREADS = 64, 4
 
-COLUMNS = ("id", "variant", "status", "output_uri", "output_bytes", "output_sha256", "shard")
+COLUMNS = ("id", "variant", "status", "output_uri", "output_offset", "output_bytes",
+           "output_sha256", "shard")  # fmt: skip
 
 Kind = Literal["missing", "damaged", "doubled", "ledger", "extra"]
 
@@ -132,7 +135,7 @@ def verify(storage: Storage, out: str, on_progress: Callable[[int], None]) -> Ve
 def _look(storage: Storage, out: str, rows: list[dict[str, Any]]) -> list[Finding]:
     """What is wrong with the results of ``rows``."""
     findings = []
-    sources = [Source(join(out, row["output_uri"])) for row in rows]
+    sources = [result_source(out, row) for row in rows]
     for row, got in zip(rows, storage.read(sources), strict=True):
         why = got.message if isinstance(got, RowError) else _damage(row, got)
         if why:
@@ -175,15 +178,14 @@ def _doubled(ledger: Ledger, keys: NDArray[np.int64]) -> Iterator[Finding]:
 
 def _extra(storage: Storage, out: str, known: NDArray[np.int64]) -> Iterator[Finding]:
     """Files among the results that no row knows of."""
-    try:
-        for file in files_below(storage, join(out, "images")):
-            path = file.uri[len(out) + 1 :]
-            key = hash(path)
-            place = np.searchsorted(known, key)
-            if place == len(known) or known[place] != key:
-                yield Finding("extra", path, "no row of the ledger has made it")
-    except FileNotFoundError:
-        return  # nothing was done yet
+    for folder in FOLDERS.values():
+        with suppress(FileNotFoundError):
+            for file in files_below(storage, join(out, folder)):
+                path = file.uri[len(out) + 1 :]
+                key = hash(path)
+                place = np.searchsorted(known, key)
+                if place == len(known) or known[place] != key:
+                    yield Finding("extra", path, "no row of the ledger has made it")
 
 
 def _row_hashes(rows: pa.Table) -> NDArray[np.int64]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Any
+from mmap import ACCESS_READ, mmap
+from typing import Any, BinaryIO
 
 from fsspec import AbstractFileSystem, filesystem
 
@@ -283,6 +285,32 @@ class Storage:
                 why = "another id has taken its name, or that of its folder"
                 taken[url] = RowError("input", why)
         return taken
+
+    def spool(self) -> BinaryIO:
+        """An empty file without a name, for what grows and is put when it is whole.
+
+        Raises:
+            SystemFault: there is no room for it.
+        """
+        folder = self._scratch or tempfile.gettempdir()
+        with told("cannot write", folder):
+            os.makedirs(folder, exist_ok=True)
+            return tempfile.TemporaryFile(dir=folder)
+
+    def write_file(self, url: str, file: BinaryIO) -> None:
+        """Put what is in ``file``, which spool() gave: whole under its name or not at all.
+
+        Raises:
+            SystemFault: it could not be written.
+        """
+        with told("cannot write", url):
+            file.flush()
+            if scheme_of(url) == "file":
+                with mmap(file.fileno(), 0, access=ACCESS_READ) as data:
+                    disk.put(absolute(url), data, self._scratch)
+            else:
+                name = f"/proc/self/fd/{file.fileno()}"
+                self.patiently(url, lambda fs, path: fs.put_file(name, path))
 
     def create(self, url: str, data: bytes) -> bool:
         """Put ``data`` at ``url`` unless something is there; whether it was put.

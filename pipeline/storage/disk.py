@@ -13,7 +13,10 @@ import stat
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from mmap import mmap
 from typing import Literal
+
+Buffer = bytes | mmap
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -51,7 +54,7 @@ def _open_file(path: str, flags: int) -> int:
     return descriptor
 
 
-def put(path: str, data: bytes, scratch: str = "", last: bool = False) -> None:
+def put(path: str, data: Buffer, scratch: str = "", last: bool = False) -> None:
     """Put ``data`` at ``path``: whole under its name or not at all.
 
     Args:
@@ -91,7 +94,7 @@ def settle(path: str) -> None:
         os.close(descriptor)
 
 
-def _write(path: str, mode: Literal["wb", "xb"], data: bytes) -> None:
+def _write(path: str, mode: Literal["wb", "xb"], data: Buffer) -> None:
     with open(path, mode, buffering=0) as file:
         rest = memoryview(data)
         while rest:  # a disk that is nearly full takes less than all

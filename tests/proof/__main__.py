@@ -23,6 +23,8 @@ from tests.proof.promises import PROMISES
 PARTS = {
     "disk": ["tests.proof.chaos", "--kills", "50", "--seed", "0"],
     "s3": ["tests.proof.chaos", "--kills", "20", "--seed", "3", "--s3"],
+    "tars": ["tests.proof.chaos", "--kills", "25", "--seed", "5", "--tars"],
+    "tars_s3": ["tests.proof.chaos", "--kills", "12", "--seed", "6", "--tars", "--s3"],
     "power": ["tests.proof.power", "--cuts", "10", "--seed", "0"],
     "races": ["tests.proof.races", "--rounds", "20"],
     "faults": ["tests.proof.faults", "--rows", "400"],
@@ -56,10 +58,10 @@ results and secrets told are looked for by tests: see the end of the page.
 
 Runs of 160 photos in 40 shards, killed at moments drawn from a seed, started again, killed again,
 until they had ended; then compared with a run that was left alone: images byte for byte, the
-ledger but for times.
+ledger but for times. Tars are those of `--layout webdataset`.
 
-| | disk | S3 |
-|---|---:|---:|
+| | disk | S3 | tars on disk | tars on S3 |
+|---|---:|---:|---:|---:|
 {killed}
 
 ## Without power
@@ -125,16 +127,19 @@ def _figures(kept: Path, module: list[str]) -> Any:
 def page(
     disk: dict[str, Any],
     s3: dict[str, Any],
+    tars: dict[str, Any],
+    tars_s3: dict[str, Any],
     power: dict[str, Any],
     races: dict[str, Any],
     faults: dict[str, Any],
     hostile: list[dict[str, Any]],
 ) -> str:
     """The page, as Markdown, from what each part found."""
-    problems = [*disk["problems"], *s3["problems"], *power["problems"], *races["problems"]]
+    killed = [disk, s3, tars, tars_s3]
+    problems = [one for part in (*killed, power, races) for one in part["problems"]]
     ways = {way: number for way, number in faults["faults"].items() if way != "away"}
     return PAGE.format(
-        kills=sum(disk["kills"].values()) + sum(s3["kills"].values()),
+        kills=sum(sum(part["kills"].values()) for part in killed),
         faults=f"{sum(faults['faults'].values()):,}",
         outage=f"{faults['outage']:.0f}",
         cuts=power["cuts"],
@@ -147,7 +152,7 @@ def page(
         again=sum("done again" in one for one in problems),
         slowest=max(one["seconds"] for one in hostile),
         largest=max(one["megabytes"] for one in hostile),
-        killed=_killed(disk, s3),
+        killed=_killed(killed),
         rows=f"{faults['rows']:,}",
         ways=", ".join(f"{name} {number}" for name, number in sorted(ways.items())),
         calm=faults["seconds"][0],
@@ -163,17 +168,18 @@ def page(
     )
 
 
-def _killed(disk: dict[str, Any], s3: dict[str, Any]) -> str:
-    lines = []
-    for what in ("worker", "workers", "run", "server", "all"):
-        lines.append(
-            f"| {what} killed | {disk['kills'].get(what, 0)} | {s3['kills'].get(what, 0)} |"
-        )
-    lines.append(f"| times started | {disk['rounds']} | {s3['rounds']} |")
-    lines.append(f"| jobs that came to their end | {disk['jobs']} | {s3['jobs']} |")
-    lines.append(f"| sources replaced in between | {disk['replaced']} | {s3['replaced']} |")
-    lines.append(f"| problems | {len(disk['problems'])} | {len(s3['problems'])} |")
-    return "\n".join(lines)
+def _killed(parts: list[dict[str, Any]]) -> str:
+    lines = {
+        f"{what} killed": [part["kills"].get(what, 0) for part in parts]
+        for what in ("worker", "workers", "run", "server", "all")
+    }
+    lines["times started"] = [part["rounds"] for part in parts]
+    lines["jobs that came to their end"] = [part["jobs"] for part in parts]
+    lines["sources replaced in between"] = [part["replaced"] for part in parts]
+    lines["problems"] = [len(part["problems"]) for part in parts]
+    return "\n".join(
+        f"| {what} | {' | '.join(map(str, numbers))} |" for what, numbers in lines.items()
+    )
 
 
 def _ended(hostile: list[dict[str, Any]]) -> str:

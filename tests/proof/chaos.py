@@ -2,6 +2,7 @@
 
 python -m tests.proof.chaos --kills 50 --seed 0          # on disk
 python -m tests.proof.chaos --kills 50 --seed 0 --s3     # on an S3 server of its own
+python -m tests.proof.chaos --kills 50 --seed 0 --tars   # results in tars
 
 Every round starts the same command. Whenever so many more shards are done as were drawn from the
 seed, what was drawn from the seed is killed with SIGKILL: a worker, all workers, the run, its
@@ -14,12 +15,14 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import io
 import json
 import os
 import random
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 from collections import Counter
@@ -77,8 +80,9 @@ class Figures:
 class Chaos:
     """One folder of photos, one command, and the results that it must come to."""
 
-    def __init__(self, folder: Path, out: str, api: str, seed: int) -> None:
+    def __init__(self, folder: Path, out: str, api: str, seed: int, tars: bool) -> None:
         self.api = api
+        self.tars = tars
         self.lot = random.Random(seed)
         self.figures = Figures()
         self.out, self.reference = join(out, "out"), join(out, "reference")
@@ -106,7 +110,7 @@ class Chaos:
         return [
             *RESTYLE, "run", str(self.source), "--out", out, "--style", "red",
             "--pack", str(self.pack), "--shard-size", str(SHARD), "--workers", "2",
-            "--format", "png",
+            "--format", "png", "--layout", "webdataset" if self.tars else "files",
         ]  # fmt: skip
 
     @contextmanager
@@ -217,7 +221,7 @@ class Chaos:
         except RequestError:
             return  # killed before it began
         for finding in verdict.wrong:
-            if self.replaced and finding.kind == "damaged":
+            if self.replaced and finding.kind == "damaged" and not self.tars:
                 continue  # the new result is there, its row not yet
             self.problem(f"{finding.kind} {finding.path}: {finding.why}")
         now = self.parts()
@@ -269,16 +273,29 @@ class Chaos:
 
     def contents(self, out: str) -> dict[str, Any]:
         """All of a job but for times."""
-        images = Storage().names(join(out, "images"))
-        digests = {}
-        for name in images:
-            data = Storage().read_one(join(out, "images", name)) or b""
-            digests[name] = hashlib.sha256(data).hexdigest()
+        # Where in a tar a result lies depends on what was replaced when.
+        dropped = [*TIMES, "output_uri", "output_offset"] if self.tars else TIMES
         return {
-            "images": digests,
-            "ledger": ledger_of(out).drop_columns(TIMES).to_pylist(),
+            "images": dict(self.results(out)),
+            "ledger": ledger_of(out).drop_columns(dropped).to_pylist(),
             "shards": sorted(Ledger(Storage(), out).shards()),
         }
+
+    def results(self, out: str) -> Iterator[tuple[str, str]]:
+        """Name and digest of every file among the results, or in their tars."""
+        folder = join(out, "shards" if self.tars else "images")
+        for name in Storage().names(folder):
+            data = Storage().read_one(join(folder, name)) or b""
+            if not self.tars:
+                yield name, hashlib.sha256(data).hexdigest()
+                continue
+            with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+                for member in tar:
+                    content = tar.extractfile(member)
+                    yield (
+                        member.name,
+                        hashlib.sha256(content.read() if content else b"").hexdigest(),
+                    )
 
     def problem(self, text: str) -> None:
         """Keep it, and say it at once."""
@@ -292,6 +309,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--s3", action="store_true")
+    parser.add_argument("--tars", action="store_true")
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="restyle-chaos-"))
     os.environ["PREFECT_HOME"] = str(folder / "prefect")
@@ -299,7 +317,7 @@ def main() -> int:
     try:
         with prefect_api() as address:
             out = s3_bucket() if options.s3 else str(folder)
-            chaos = Chaos(folder, out, f"{address}/api", options.seed)
+            chaos = Chaos(folder, out, f"{address}/api", options.seed, options.tars)
             while chaos.figures.kills.total() < options.kills:
                 chaos.round()
             chaos.end()

@@ -156,4 +156,9 @@ PROMISES = [
         "tests/flows/test_ray.py",
         "test_a_node_that_dies_costs_only_its_shards_in_flight",
     ),
+    (
+        "each image with its labels beside it",
+        "tests/pipeline/test_webdataset.py",
+        "test_the_library_reads_image_row_and_label",
+    ),
 ]

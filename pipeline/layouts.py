@@ -1,0 +1,86 @@
+"""How the results of a shard lie in OUT."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol, Self
+
+import pyarrow as pa
+
+from pipeline.items import Item
+from pipeline.job import FOLDERS, Settings
+from pipeline.storage import Storage
+from pipeline.url import join
+from pipeline.webdataset import Tar, tar_uri
+
+
+class Layout(Protocol):
+    """Takes the results of one shard, in a with statement.
+
+    Attributes:
+        in_turn: put() wants one list after the other.
+    """
+
+    in_turn: bool
+
+    def put(self, items: list[Item]) -> list[Item]:
+        """Take the data of those that have not failed, and record where it lies."""
+
+    def finish(self, part: pa.Table, kept: int, commit: Callable[[pa.Table], None]) -> None:
+        """Have it all in its place, and only then ``commit``.
+
+        Args:
+            part: what the ledger is to say; its first ``kept`` rows are of earlier runs, and what
+                it says of their places may have to change.
+
+        Raises:
+            SystemFault: something cannot be written, or results of earlier runs not be read.
+        """
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+class Files:
+    """Every result is a file under the name of its row."""
+
+    in_turn = False
+
+    def __init__(self, storage: Storage, folder: str) -> None:
+        self._storage = storage
+        self._folder = folder
+
+    def put(self, items: list[Item]) -> list[Item]:
+        """As Layout has it."""
+        urls = {join(self._folder, item.row["_output_name"]): item for item in items}
+        done = {url: item.data for url, item in urls.items() if item.failure is None}
+        for url, error in self._storage.try_write(done, self._folder).items():
+            urls[url].failure = ("put", error)
+        for item in items:
+            item.data = b""
+            item.record["output_uri"] = join(FOLDERS["files"], item.row["_output_name"])
+        return items
+
+    def finish(self, part: pa.Table, kept: int, commit: Callable[[pa.Table], None]) -> None:
+        """As Layout has it."""
+        commit(part)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def layout_of(
+    job: Settings, storage: Storage, shard: str, rows: pa.Table, before: pa.Table | None
+) -> Layout:
+    """Where the results of a shard of ``job`` go.
+
+    Args:
+        rows: as plan.Shard has them. before: the shard's part, if it has one.
+    """
+    if job.layout == "files":
+        return Files(storage, job.folder)
+    return Tar(storage, job.out, tar_uri(shard, before), rows)
