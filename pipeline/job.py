@@ -19,7 +19,7 @@ IDENTITY = {
 }  # fmt: skip
 
 # Where results lie below OUT, by layout.
-FOLDERS = {"files": "images", "webdataset": "shards"}
+FOLDERS = {"files": "images", "webdataset": "shards", "parquet": "shards"}
 
 DEVICE = r"^(auto|cpu|cuda(:\d+)?)$"
 
@@ -48,10 +48,10 @@ class Settings(BaseModel):
     )
     format: Literal["jpg", "png", "webp"] = Field("jpg", description="Format of the results.")
     quality: int = Field(92, ge=1, le=100, description="Of JPEG and WebP.")
-    layout: Literal["files", "webdataset"] = Field(
+    layout: Literal["files", "webdataset", "parquet"] = Field(
         "files",
-        description="files: each result in OUT/images. webdataset: tars in OUT/shards, with what "
-        "is known of each beside it.",
+        description="files: each result in OUT/images. webdataset: tars in OUT/shards, with the "
+        "labels beside each result. parquet: tables there, with the results in them.",
     )
     variants: int = Field(
         1, ge=1, description="Results for each image; each takes the next of several styles."

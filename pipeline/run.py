@@ -14,6 +14,8 @@ from pipeline.claim import Claim
 from pipeline.devices import check_device, devices_for, shard_rows
 from pipeline.errors import RequestError, SystemFault
 from pipeline.job import Job
+from pipeline.layouts.packed import sweep
+from pipeline.layouts.table import IMAGE
 from pipeline.ledger import RESERVED, Ledger
 from pipeline.manifest import Manifest, open_manifest
 from pipeline.manifest.listings import IMAGE_SUFFIXES
@@ -27,7 +29,6 @@ from pipeline.styles.mix import parse_style, styles_in
 from pipeline.styles.pack import Pack
 from pipeline.text import plural
 from pipeline.url import absolute, join, redact_url
-from pipeline.webdataset import sweep
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,11 @@ def prepare(job: Job) -> Request:
     _check_out(job.out)
     storage.check(job.out)
     manifest = open_manifest(
-        storage, job.source, out=job.out, reserved=RESERVED, allow_schemes=job.allow_scheme
+        storage,
+        job.source,
+        out=job.out,
+        reserved=RESERVED | {IMAGE.name} if job.layout == "parquet" else RESERVED,
+        allow_schemes=job.allow_scheme,
     )
     first = next(manifest.read(), None)
     if first is None:
@@ -187,7 +192,7 @@ def end(request: Request, summary: Summary) -> None:
     """
     try:
         request.claim.check()
-        if request.job.layout == "webdataset":
+        if request.job.layout != "files":
             sweep(request.storage, request.job.out)
         request.output.finish(summary.succeeded)
     except SystemFault:

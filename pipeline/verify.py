@@ -178,7 +178,7 @@ def _doubled(ledger: Ledger, keys: NDArray[np.int64]) -> Iterator[Finding]:
 
 def _extra(storage: Storage, out: str, known: NDArray[np.int64]) -> Iterator[Finding]:
     """Files among the results that no row knows of."""
-    for folder in FOLDERS.values():
+    for folder in sorted(set(FOLDERS.values())):
         with suppress(FileNotFoundError):
             for file in files_below(storage, join(out, folder)):
                 path = file.uri[len(out) + 1 :]

@@ -21,7 +21,7 @@ from tests.pipeline.servers import s3_environment
 from tests.processes import RESTYLE
 
 # Of the pages whose blocks are done; those of the others want a cluster, a cloud or a night.
-DONE = ("first-run", "manifests", "ledger", "webdataset")
+DONE = ("first-run", "manifests", "ledger", "training-data")
 DONE_TOO = ("s3", "training", "troubleshooting")  # in make test-all
 
 

@@ -119,8 +119,8 @@ def test_an_option_without_a_value_is_refused() -> None:
 
 
 RESULTS_DEPEND_ON = {
-    "style", "strength", "preserve_colour", "size", "format", "quality", "variants", "seed",
-    "precision",
+    "style", "strength", "preserve_colour", "size", "format", "quality", "layout", "variants",
+    "seed", "precision",
 }  # fmt: skip
 
 CHANGES: dict[str, Any] = {
@@ -133,6 +133,7 @@ CHANGES: dict[str, Any] = {
     "size": "256",
     "format": "png",
     "quality": 80,
+    "layout": "webdataset",
     "variants": 2,
     "seed": 1,
     "limit": 10,

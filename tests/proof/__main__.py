@@ -23,8 +23,8 @@ from tests.proof.promises import PROMISES
 PARTS = {
     "disk": ["tests.proof.chaos", "--kills", "50", "--seed", "0"],
     "s3": ["tests.proof.chaos", "--kills", "20", "--seed", "3", "--s3"],
-    "tars": ["tests.proof.chaos", "--kills", "25", "--seed", "5", "--tars"],
-    "tars_s3": ["tests.proof.chaos", "--kills", "12", "--seed", "6", "--tars", "--s3"],
+    "tars": ["tests.proof.chaos", "--kills", "25", "--seed", "5", "--layout", "webdataset"],
+    "tables": ["tests.proof.chaos", "--kills", "15", "--seed", "6", "--layout", "parquet", "--s3"],
     "power": ["tests.proof.power", "--cuts", "10", "--seed", "0"],
     "races": ["tests.proof.races", "--rounds", "20"],
     "faults": ["tests.proof.faults", "--rows", "400"],
@@ -58,9 +58,9 @@ results and secrets told are looked for by tests: see the end of the page.
 
 Runs of 160 photos in 40 shards, killed at moments drawn from a seed, started again, killed again,
 until they had ended; then compared with a run that was left alone: images byte for byte, the
-ledger but for times. Tars are those of `--layout webdataset`.
+ledger but for times. Tars and tables are those of `--layout`.
 
-| | disk | S3 | tars on disk | tars on S3 |
+| | disk | S3 | tars on disk | tables on S3 |
 |---|---:|---:|---:|---:|
 {killed}
 
@@ -128,14 +128,14 @@ def page(
     disk: dict[str, Any],
     s3: dict[str, Any],
     tars: dict[str, Any],
-    tars_s3: dict[str, Any],
+    tables: dict[str, Any],
     power: dict[str, Any],
     races: dict[str, Any],
     faults: dict[str, Any],
     hostile: list[dict[str, Any]],
 ) -> str:
     """The page, as Markdown, from what each part found."""
-    killed = [disk, s3, tars, tars_s3]
+    killed = [disk, s3, tars, tables]
     problems = [one for part in (*killed, power, races) for one in part["problems"]]
     ways = {way: number for way, number in faults["faults"].items() if way != "away"}
     return PAGE.format(

@@ -2,7 +2,7 @@
 
 python -m tests.proof.chaos --kills 50 --seed 0          # on disk
 python -m tests.proof.chaos --kills 50 --seed 0 --s3     # on an S3 server of its own
-python -m tests.proof.chaos --kills 50 --seed 0 --tars   # results in tars
+python -m tests.proof.chaos --kills 50 --seed 0 --layout webdataset
 
 Every round starts the same command. Whenever so many more shards are done as were drawn from the
 seed, what was drawn from the seed is killed with SIGKILL: a worker, all workers, the run, its
@@ -32,8 +32,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from flows.server import prefect_api
 from pipeline.errors import RequestError
+from pipeline.job import FOLDERS
 from pipeline.ledger import Ledger
 from pipeline.storage import Storage
 from pipeline.url import join
@@ -77,12 +81,33 @@ class Figures:
     seconds: float = 0.0
 
 
+def _in_tar(name: str, data: bytes) -> Iterator[tuple[str, bytes]]:
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        for member in tar:
+            content = tar.extractfile(member)
+            yield member.name, content.read() if content else b""
+
+
+def _in_table(name: str, data: bytes) -> Iterator[tuple[str, bytes]]:
+    for row in pq.read_table(pa.BufferReader(data)).to_pylist():
+        image = row.pop("image")
+        yield image["path"], image["bytes"] + json.dumps(row).encode()
+
+
+# What is in a file among the results.
+OPENED = {
+    "files": lambda name, data: [(name, data)],
+    "webdataset": _in_tar,
+    "parquet": _in_table,
+}
+
+
 class Chaos:
     """One folder of photos, one command, and the results that it must come to."""
 
-    def __init__(self, folder: Path, out: str, api: str, seed: int, tars: bool) -> None:
+    def __init__(self, folder: Path, out: str, api: str, seed: int, layout: str) -> None:
         self.api = api
-        self.tars = tars
+        self.layout = layout
         self.lot = random.Random(seed)
         self.figures = Figures()
         self.out, self.reference = join(out, "out"), join(out, "reference")
@@ -110,7 +135,7 @@ class Chaos:
         return [
             *RESTYLE, "run", str(self.source), "--out", out, "--style", "red",
             "--pack", str(self.pack), "--shard-size", str(SHARD), "--workers", "2",
-            "--format", "png", "--layout", "webdataset" if self.tars else "files",
+            "--format", "png", "--layout", self.layout,
         ]  # fmt: skip
 
     @contextmanager
@@ -221,7 +246,7 @@ class Chaos:
         except RequestError:
             return  # killed before it began
         for finding in verdict.wrong:
-            if self.replaced and finding.kind == "damaged" and not self.tars:
+            if self.replaced and finding.kind == "damaged" and self.layout == "files":
                 continue  # the new result is there, its row not yet
             self.problem(f"{finding.kind} {finding.path}: {finding.why}")
         now = self.parts()
@@ -273,29 +298,21 @@ class Chaos:
 
     def contents(self, out: str) -> dict[str, Any]:
         """All of a job but for times."""
-        # Where in a tar a result lies depends on what was replaced when.
-        dropped = [*TIMES, "output_uri", "output_offset"] if self.tars else TIMES
+        # Where in a file a result lies depends on what was replaced when.
+        places = [] if self.layout == "files" else ["output_uri", "output_offset"]
         return {
             "images": dict(self.results(out)),
-            "ledger": ledger_of(out).drop_columns(dropped).to_pylist(),
+            "ledger": ledger_of(out).drop_columns([*TIMES, *places]).to_pylist(),
             "shards": sorted(Ledger(Storage(), out).shards()),
         }
 
     def results(self, out: str) -> Iterator[tuple[str, str]]:
-        """Name and digest of every file among the results, or in their tars."""
-        folder = join(out, "shards" if self.tars else "images")
+        """Name and digest of every file among the results, or in theirs."""
+        folder = join(out, FOLDERS[self.layout])
         for name in Storage().names(folder):
             data = Storage().read_one(join(folder, name)) or b""
-            if not self.tars:
-                yield name, hashlib.sha256(data).hexdigest()
-                continue
-            with tarfile.open(fileobj=io.BytesIO(data)) as tar:
-                for member in tar:
-                    content = tar.extractfile(member)
-                    yield (
-                        member.name,
-                        hashlib.sha256(content.read() if content else b"").hexdigest(),
-                    )
+            for inner, content in OPENED[self.layout](name, data):
+                yield inner, hashlib.sha256(content).hexdigest()
 
     def problem(self, text: str) -> None:
         """Keep it, and say it at once."""
@@ -309,7 +326,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--s3", action="store_true")
-    parser.add_argument("--tars", action="store_true")
+    parser.add_argument("--layout", choices=FOLDERS, default="files")
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="restyle-chaos-"))
     os.environ["PREFECT_HOME"] = str(folder / "prefect")
@@ -317,7 +334,7 @@ def main() -> int:
     try:
         with prefect_api() as address:
             out = s3_bucket() if options.s3 else str(folder)
-            chaos = Chaos(folder, out, f"{address}/api", options.seed, options.tars)
+            chaos = Chaos(folder, out, f"{address}/api", options.seed, options.layout)
             while chaos.figures.kills.total() < options.kills:
                 chaos.round()
             chaos.end()

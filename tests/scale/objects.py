@@ -11,7 +11,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from pipeline.shard import CHUNK
 from pipeline.storage import Source, Storage
@@ -28,6 +29,20 @@ s3_bucket()
 print(os.environ["AWS_ENDPOINT_URL"], flush=True)
 sys.stdin.read()
 """
+
+
+@contextmanager
+def bucket_elsewhere() -> Iterator[str]:
+    """The URL of a bucket on a server in a process of its own; the environment leads there."""
+    server = subprocess.Popen(
+        [sys.executable, "-c", SERVER], text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert server.stdout is not None
+    os.environ |= s3_environment(server.stdout.readline().strip())
+    try:
+        yield "s3://proof"
+    finally:
+        server.kill()
 
 
 def objects(size: int, count: int) -> dict[str, dict[str, float]]:
@@ -70,15 +85,8 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=30_000, help="bytes of an object")
     parser.add_argument("--count", type=int, default=64, help="objects of a round")
     arguments = parser.parse_args()
-    server = subprocess.Popen(
-        [sys.executable, "-c", SERVER], text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    assert server.stdout is not None
-    os.environ |= s3_environment(server.stdout.readline().strip())
-    try:
+    with bucket_elsewhere():
         show(objects(arguments.size, arguments.count))
-    finally:
-        server.kill()
 
 
 if __name__ == "__main__":

@@ -9,9 +9,11 @@ import pyarrow as pa
 
 from pipeline.items import Item
 from pipeline.job import FOLDERS, Settings
+from pipeline.layouts.packed import Packed
+from pipeline.layouts.table import Table
+from pipeline.layouts.webdataset import Tar
 from pipeline.storage import Storage
 from pipeline.url import join
-from pipeline.webdataset import Tar, tar_uri
 
 
 class Layout(Protocol):
@@ -81,6 +83,7 @@ def layout_of(
     Args:
         rows: as plan.Shard has them. before: the shard's part, if it has one.
     """
+    kinds: dict[str, type[Packed]] = {"webdataset": Tar, "parquet": Table}
     if job.layout == "files":
         return Files(storage, job.folder)
-    return Tar(storage, job.out, tar_uri(shard, before), rows)
+    return kinds[job.layout](storage, job.out, shard, rows, before)
