@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 from pipeline.url import absolute, has_user, join, redact_url
 
@@ -21,7 +21,15 @@ IDENTITY = {
 # Where results lie below OUT, by layout.
 FOLDERS = {"files": "images", "webdataset": "shards", "parquet": "shards"}
 
-DEVICE = r"^(auto|cpu|cuda(:\d+)?)$"
+
+def device_name(name: str) -> str:
+    """``name``, if a device can be called so; otherwise a ValueError."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
+        raise ValueError("give auto, cpu, cuda or cuda:1")
+    return name
+
+
+Device = Annotated[str, AfterValidator(device_name)]
 
 SECRET_OPTIONS = re.compile(r"secret|token|password|^key$", re.IGNORECASE)
 
@@ -79,7 +87,7 @@ class Settings(BaseModel):
     gpus_per_worker: float = Field(
         1.0, gt=0, description="With --runner ray: GPUs that a worker takes; 0.5: two share one."
     )
-    device: str = Field("auto", pattern=DEVICE, description="auto, cpu, cuda or cuda:1.")
+    device: Device = Field("auto", description="auto, cpu, cuda or cuda:1.")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="Of the network; auto: bf16 where the device has it."
     )

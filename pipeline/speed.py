@@ -57,7 +57,7 @@ def estimate(job: Job, plan: Plan) -> tuple[float | None, bool]:
 def _key(job: Job, devices: Sequence[str]) -> str:
     size = "native" if job.pixels is None else "fixed"
     workers = job.workers if job.runner == "ray" else len(devices)
-    return f"{job.runner} {kind_of(devices)} {size} {job.pack or 'shipped'} {workers}"
+    return f"{job.runner} {pace_of(job, devices)} {size} {job.pack or 'shipped'} {workers}"
 
 
 def _known() -> dict[str, float]:

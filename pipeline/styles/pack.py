@@ -99,7 +99,12 @@ class Pack:
         if self.path.suffix in CHECKPOINTS:
             import torch
 
-            state: dict[str, Tensor] = torch.load(self.path, map_location="cpu", weights_only=True)
+            try:
+                state: dict[str, Tensor] = torch.load(
+                    self.path, map_location="cpu", weights_only=True
+                )
+            except Exception as error:  # with advice to load whatever it is
+                raise ValueError("no checkpoint, or one that holds more than weights") from error
             return state
         from safetensors.torch import load_file
 

@@ -9,7 +9,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from pipeline.folder import check_here
-from pipeline.job import DEVICE
+from pipeline.job import Device
 from pipeline.styles.mix import check_style_name
 
 STEPS = 2000
@@ -77,7 +77,7 @@ class TrainSettings(BaseModel):
     variation_weight: float = Field(0.5, ge=0, description="For experts. More: less pixel noise.")
     learning_rate: float = Field(2e-3, gt=0, description="Of Adam, at its highest.")
     seed: int = Field(0, ge=0, le=2**63 - 1, description="Of everything that is drawn by lot.")
-    device: str = Field("auto", pattern=DEVICE, description="As in run.")
+    device: Device = Field("auto", description="As in run.")
     checkpoint_every: int = Field(500, ge=1, description="Steps between two checkpoints.")
 
     @field_validator("out")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ import torch
 from PIL import Image
 
 from pipeline.errors import RequestError
-from pipeline.job import DEVICE
+from pipeline.job import device_name
 from pipeline.networks.features import load_features
 from pipeline.storage import Storage
 from pipeline.styles.pack import Card, Pack
@@ -52,9 +51,10 @@ def evaluate(
     """
     if size % 4 or size < MIN_SIDE:
         raise RequestError(f"--size {size}: give a multiple of 4 from {MIN_SIDE} on")
-    if not re.match(DEVICE, device):
-        raise RequestError(f"--device {device}: give auto, cpu, cuda or cuda:1")
-    on = pick_device(device)
+    try:
+        on = pick_device(device_name(device))
+    except ValueError as error:
+        raise RequestError(f"--device {device}: {error}") from error
     files = [_painting_of(card, Path(paintings).expanduser()) for card in pack.cards]
     pictures = [
         read_painting(str(file), card.training["style_size"])

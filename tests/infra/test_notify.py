@@ -21,7 +21,7 @@ EMIT = """
 from pipeline.results import Summary
 from prefect.events.worker import EventsWorker
 from tasks.events import tell_of_failures
-summary = Summary("s3://bucket/out", "wave", 100, 93, 7, 0.05, 93, 7)
+summary = Summary("s3://bucket/out", "s3://bucket/out/images", "wave", 100, 93, 7, 0.05, 93, 7)
 tell_of_failures(summary, 100)
 EventsWorker.drain_all(timeout=10)
 """

@@ -6,7 +6,7 @@ from pipeline.results import FAILURES_TOLD, MANY_FAILED, Failure, ShardResult, S
 
 
 def summary(rows: int = 100, max_failed: float = 0.05) -> Summary:
-    return Summary("/out", "red", rows, done=0, failed=0, max_failed=max_failed)
+    return Summary("/out", "/out/images", "red", rows, done=0, failed=0, max_failed=max_failed)
 
 
 def result(done: int, failed: int, why: str = "the file is empty") -> ShardResult:
@@ -82,5 +82,5 @@ def test_a_summary_is_one_sentence() -> None:
     total.stopped = "no space"
     assert str(total) == "1,990 of 2,000 stylized, 10 failed; stopped: no space"
     assert not total.succeeded
-    nothing = Summary("/out", "red", 5, done=5, failed=0, max_failed=0.05)
+    nothing = Summary("/out", "/out/images", "red", 5, done=5, failed=0, max_failed=0.05)
     assert str(nothing) == "5 of 5 stylized; nothing was left to do"

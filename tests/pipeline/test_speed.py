@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from pipeline import speed
+from pipeline import devices, speed
 from pipeline.job import Job
 from pipeline.plan import Plan
 from pipeline.results import Summary
@@ -19,7 +19,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def measured(pixels: int = 10_000_000, seconds: float = 100.0) -> Summary:
-    summary = Summary("/out", "red", rows=8, done=8, failed=0, max_failed=0.05)
+    summary = Summary("/out", "/out/images", "red", rows=8, done=8, failed=0, max_failed=0.05)
     summary.output_pixels, summary.seconds, summary.new_done = pixels, seconds, 1000
     return summary
 
@@ -53,8 +53,14 @@ def test_the_last_run_counts(job: Job) -> None:
     assert speed.estimate(job, PLAN)[0] == pytest.approx(1000 * 64 * 64 / 200_000)
 
 
-@pytest.mark.parametrize("other", [{"size": "native"}, {"workers": 2}, {"pack": "/other.pth"}])
-def test_other_kinds_of_jobs_have_a_speed_of_their_own(job: Job, other: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "other",
+    [{"size": "native"}, {"workers": 2}, {"pack": "/other.pth"}, {"precision": "fp32"}],
+)
+def test_other_kinds_of_jobs_have_a_speed_of_their_own(
+    job: Job, other: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "_has_amx", lambda: True)
     speed.remember(job, measured())
     assert not speed.estimate(changed(job, **other), PLAN)[1]
     speed.remember(changed(job, **other), measured(pixels=5))

@@ -238,3 +238,12 @@ def test_rights_go_into_job_json(tmp_path: Path, job: Job) -> None:
     assert record["styles"] == {
         "b": {"title": "", "artist": "", "year": "", "rights": "CC BY 4.0", "source": ""}
     }
+
+
+def test_what_is_no_checkpoint_is_called_so(tmp_path: Path) -> None:
+    path = tmp_path / "junk.pth"
+    path.write_bytes(b"junk" * 100)
+    with pytest.raises(RequestError) as caught:
+        add_pack(path, str(tmp_path / "to"), {}, Storage())
+    assert "no checkpoint, or one that holds more than weights" in str(caught.value)
+    assert "weights_only" not in str(caught.value)
