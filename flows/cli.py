@@ -152,6 +152,26 @@ def verify(
     return verify_results(out, repair, json, storage_option)
 
 
+@app.command
+def prune(
+    out: str, /, *, yes: bool = False, json: bool = False, storage_option: StorageOption = ()
+) -> int:
+    """Find results of photos that SOURCE does not have any more, and files of no row.
+
+    Parameters
+    ----------
+    out
+        The output folder of a job that has run.
+    yes
+        Remove them.
+    json
+        Print what was found as JSON.
+    """
+    from flows.terminal import prune_results
+
+    return prune_results(out, yes, json, storage_option)
+
+
 @styles_app.command(name="list")
 def list_styles(*, pack: str = "") -> int:
     """The styles on board: the shipped ones and those that you added.

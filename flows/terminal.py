@@ -311,6 +311,33 @@ def _show_verdict(verdict: Verdict, out: str, storage_option: tuple[str, ...]) -
         console.print(f"  {escape(command)} does them again")
 
 
+def prune_results(out: str, yes: bool, as_json: bool, storage_option: tuple[str, ...]) -> int:
+    """Say what a job has no use for, and remove it if ``yes``; the exit code."""
+    from pipeline.prune import find_gone, prune
+
+    out = absolute(out)
+    storage = _storage(out, storage_option)
+    with console.status("comparing with SOURCE"):
+        gone = (prune if yes else find_gone)(storage, out)
+    if as_json:
+        told = {"rows": gone.rows, "kept": gone.kept, "files": gone.files, "bytes": gone.bytes}
+        print(json.dumps(told, indent=2))
+    else:
+        console.print(
+            f"[bold]{gone.rows:,} of {plural(gone.rows + gone.kept, 'row')}[/] are of photos that "
+            f"SOURCE does not have any more; {plural(len(gone.files), 'file')}, "
+            f"{size(gone.bytes)}, of no other row"
+        )
+        for path in gone.files[:FINDINGS_SHOWN]:
+            console.print(f"  {escape(path)}")
+        if len(gone.files) > FINDINGS_SHOWN:
+            console.print(f"  and {len(gone.files) - FINDINGS_SHOWN:,} more (--json has all)")
+    if not as_json and (gone.rows or gone.files):
+        command = _command("prune", out, storage_option, "--yes")
+        console.print("  removed" if yes else f"  {escape(command)} removes them")
+    return 0
+
+
 def _storage(out: str, storage_option: tuple[str, ...], allow_private: bool = False) -> Storage:
     """Storage for the folder of a job, which answers."""
     try:

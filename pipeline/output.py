@@ -159,6 +159,11 @@ class Output:
         )
         self._write("job.json", record.model_dump_json(indent=2))
 
+    def forget_gone(self) -> None:
+        """Say that the ledger has no rows any more that were asked for earlier only."""
+        record = self.require_job().model_copy(update={"gone": 0})
+        self._write("job.json", record.model_dump_json(indent=2))
+
     def finish(self, success: bool) -> None:
         """With ``success``, say so; then clear up."""
         if success:

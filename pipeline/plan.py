@@ -131,6 +131,12 @@ def plan_shards(
         yield _counted(shard, plan)
 
 
+def asked_for(manifest: Manifest, job: Settings) -> NDArray[np.int64]:
+    """hashes() of the output_names of all rows that the manifest has now, in order."""
+    keys = [hashes(rows.column("_output_name")) for rows in _expanded(manifest, job, None)]
+    return np.sort(np.concatenate([np.empty(0, np.int64), *keys]))
+
+
 def _counted(shard: Shard, plan: Plan) -> Shard:
     sizes = shard.rows.column("source_size")
     plan.shards += 1
@@ -353,6 +359,13 @@ def hashes(texts: pa.Array | pa.ChunkedArray) -> NDArray[np.int64]:
     """
     values = texts.to_pylist()
     return np.fromiter((0 if v is None else hash(v) for v in values), np.int64, len(values))
+
+
+def contains(known: NDArray[np.int64], keys: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which of ``keys`` are among ``known``, which are in order."""
+    place = np.searchsorted(known, keys)
+    place[place == len(known)] = 0
+    return known[place] == keys if len(known) else np.zeros(len(keys), bool)
 
 
 def _hashes_of_few(

@@ -20,10 +20,10 @@ from pipeline.codec import decode
 from pipeline.errors import RowError
 from pipeline.job import FOLDERS
 from pipeline.ledger import DamagedPart, Ledger, result_source, row_keys
-from pipeline.manifest.listings import files_below
+from pipeline.manifest.listings import Found, files_below
 from pipeline.output import Output
 from pipeline.overlap import ahead
-from pipeline.plan import hashes
+from pipeline.plan import contains, hashes
 from pipeline.storage import ABSENT, Storage
 from pipeline.url import join
 
@@ -128,7 +128,10 @@ def verify(storage: Storage, out: str, on_progress: Callable[[int], None]) -> Ve
             seen += count
             on_progress(seen)
     verdict.findings += _doubled(ledger, np.concatenate(rows))
-    verdict.findings += _extra(storage, out, np.sort(np.concatenate(outputs)))
+    verdict.findings += [
+        Finding("extra", file.uri[len(out) + 1 :], "no row of the ledger has made it")
+        for file in unknown_files(storage, out, np.sort(np.concatenate(outputs)))
+    ]
     return verdict
 
 
@@ -176,16 +179,13 @@ def _doubled(ledger: Ledger, keys: NDArray[np.int64]) -> Iterator[Finding]:
             yield Finding("doubled", path, f"{key[0]} stands in the ledger twice", shard, key)
 
 
-def _extra(storage: Storage, out: str, known: NDArray[np.int64]) -> Iterator[Finding]:
-    """Files among the results that no row knows of."""
+def unknown_files(storage: Storage, out: str, known: NDArray[np.int64]) -> Iterator[Found]:
+    """Files among the results whose paths below ``out`` are not ``known``: hashes(), in order."""
     for folder in sorted(set(FOLDERS.values())):
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError):  # nothing was done yet
             for file in files_below(storage, join(out, folder)):
-                path = file.uri[len(out) + 1 :]
-                key = hash(path)
-                place = np.searchsorted(known, key)
-                if place == len(known) or known[place] != key:
-                    yield Finding("extra", path, "no row of the ledger has made it")
+                if not contains(known, np.array([hash(file.uri[len(out) + 1 :])]))[0]:
+                    yield file
 
 
 def _row_hashes(rows: pa.Table) -> NDArray[np.int64]:

@@ -9,11 +9,14 @@ import pyarrow as pa
 
 from pipeline.items import Item
 from pipeline.job import FOLDERS, Settings
-from pipeline.layouts.packed import Packed
+from pipeline.layouts.packed import Packed, packed_in
 from pipeline.layouts.table import Table
 from pipeline.layouts.webdataset import Tar
+from pipeline.ledger import LEDGER_SCHEMA
 from pipeline.storage import Storage
 from pipeline.url import join
+
+PACKED: dict[str, type[Packed]] = {"webdataset": Tar, "parquet": Table}
 
 
 class Layout(Protocol):
@@ -83,7 +86,26 @@ def layout_of(
     Args:
         rows: as plan.Shard has them. before: the shard's part, if it has one.
     """
-    kinds: dict[str, type[Packed]] = {"webdataset": Tar, "parquet": Table}
     if job.layout == "files":
         return Files(storage, job.folder)
-    return kinds[job.layout](storage, job.out, shard, rows, before)
+    return PACKED[job.layout](storage, job.out, shard, rows, before)
+
+
+def commit_less(
+    storage: Storage, out: str, shard: str, before: pa.Table, after: pa.Table,
+    commit: Callable[[pa.Table], None],
+) -> None:  # fmt: skip
+    """``commit`` a part that has fewer rows than before; files in which they lay are made anew.
+
+    Raises:
+        SystemFault: such a file cannot be written, or not be read.
+    """
+    packed = packed_in(before)
+    if not packed:
+        commit(after)
+        return
+    kinds = {kind.suffix: kind for kind in PACKED.values()}
+    kind = kinds[min(packed).rpartition(".")[2]]
+    own = [name for name in before.column_names if name not in LEDGER_SCHEMA.names]
+    with kind(storage, out, shard, before.select(["id", "variant", *own]), before) as layout:
+        layout.finish(after, len(after), commit)

@@ -54,7 +54,7 @@ class Packed(ABC):
         self._storage = storage
         self._out = out
         self._rows = rows.select(["id", "variant", *carried_columns(rows)])
-        self._before = _packed_in(before)
+        self._before = packed_in(before)
         self._uri = _uri(shard, self.suffix, self._before)
         self._url = join(out, self._uri)
         self._is_empty = True
@@ -178,7 +178,7 @@ def image_name(id: str, variant: int, image: bytes) -> str:
     return f"{posixpath.join(folder, name)}.{ENDINGS[image[:2]]}"
 
 
-def _packed_in(part: pa.Table | None) -> set[str]:
+def packed_in(part: pa.Table | None) -> set[str]:
     """The files in which results of a part lie together."""
     if part is None:
         return set()
