@@ -56,15 +56,16 @@ def put_if_match(fs: AbstractFileSystem, path: str, seen: bytes, data: bytes) ->
     bucket, key, _ = fs.split_path(path)
     try:
         etag = fs.info(path, refresh=True)["ETag"]
-        if fs.cat_file(path) != seen:
-            return False
-        fs.call_s3("put_object", Bucket=bucket, Key=key, Body=data, IfMatch=etag)
+        # Ceph compares it without its quotes, and some servers put without conditions only.
+        for condition in ({"IfMatch": etag}, {"IfMatch": etag.strip('"')}, {}):
+            if fs.cat_file(path) != seen:
+                return False
+            try:
+                fs.call_s3("put_object", Bucket=bucket, Key=key, Body=data, **condition)
+                return True
+            except OSError as error:
+                if not (condition and retry.is_refusal(error)):
+                    raise
     except FileNotFoundError:
-        return False
-    except OSError as error:
-        if fs.cat_file(path) != seen:  # as with put_if_absent
-            return False
-        if not retry.is_refusal(error):
-            raise
-        fs.pipe_file(path, data)  # a server that puts without conditions only
-    return True
+        pass
+    return False

@@ -331,6 +331,27 @@ def test_a_server_that_knows_no_conditions_replaces_all_the_same(
     assert Storage().read_one(url) == b"ours"
 
 
+def test_a_server_that_wants_etags_without_quotes_replaces_on_condition(
+    s3: str, s3_server: str
+) -> None:
+    asked_for = forward(s3_server)
+    conditions: list[str | None] = []
+
+    def answer(request: BaseHTTPRequestHandler, body: bytes) -> Answer:
+        if request.command == "PUT":
+            conditions.append(request.headers["If-Match"])
+            if '"' in (conditions[-1] or ""):
+                return 412, {}, b"<Error><Code>PreconditionFailed</Code></Error>"
+        return asked_for(request, body)
+
+    url = join(s3, "x")
+    Storage().write({url: b"seen"})
+    with serving(answer) as server:
+        assert Storage({"endpoint_url": server.url}).replace(url, b"seen", b"ours")
+    assert conditions[-1]
+    assert Storage().read_one(url) == b"ours"
+
+
 def test_replacing_on_s3_survives_faults(faulty_s3: tuple[Faulty, Storage], s3: str) -> None:
     faulty, storage = faulty_s3
     Storage().write({join(s3, "x"): b"seen"})
