@@ -25,6 +25,9 @@ USER = re.compile(r"(?<!\btar)(?<!\babfs)(?<!\babfss)(?<!\baz)(://)[^/\s]+@")
 QUERY = re.compile(r"(?<!\btar)(?<!\bs3)(?<!\bs3a)(://[^?\n]*)(?:\?\S*[^\s'\",.:;)\]}>])?")
 KEY_ID = re.compile(r"(AKIA|ASIA)[A-Z0-9]{12,}")
 
+# What s3fs makes of an answer that has a code and no message, as Ceph's; its cause has the code.
+NOTHING_SAID = re.compile(r"(\[Errno \d+\] )?None")
+
 FILE = re.compile(r"^file://(localhost(?=/))?", re.IGNORECASE)
 
 
@@ -93,5 +96,7 @@ def redact(text: str) -> str:
 
 def describe(error: BaseException) -> str:
     """What went wrong, in one short line without secrets."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return redact(text)[:300]
+    text = " ".join(str(error).split())
+    if NOTHING_SAID.fullmatch(text) and error.__cause__:
+        return describe(error.__cause__)
+    return redact(text.removesuffix(": None") or type(error).__name__)[:300]

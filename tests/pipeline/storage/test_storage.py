@@ -231,6 +231,19 @@ def test_check_of_an_endpoint_that_is_not_there_is_quick(s3: str) -> None:
     assert time.monotonic() - start < 8
 
 
+def test_a_server_that_says_a_code_and_no_more_is_quoted(s3: str) -> None:
+    def answer(request: BaseHTTPRequestHandler, body: bytes) -> Answer:
+        code = "AccessDenied" if request.command == "PUT" else "InvalidRequest"
+        return 403, {}, f"<Error><Code>{code}</Code><Message></Message></Error>".encode()
+
+    with serving(answer) as server:
+        storage = Storage({"endpoint_url": server.url})
+        with pytest.raises(RequestError, match=r"cannot be read: .*InvalidRequest.*operation\. "):
+            storage.check(s3)
+        with pytest.raises(SystemFault, match=r"AccessDenied.*PutObject operation$"):
+            storage.write({join(s3, "x"): b"x"})
+
+
 def test_check_does_not_list_the_whole_bucket(
     faulty_s3: tuple[Faulty, Storage], s3: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
