@@ -123,6 +123,7 @@ class Storage:
             SystemFault: the storage does not answer at all.
         """
         results: list[bytes | RowError] = [RowError("storage", "not read")] * len(sources)
+        began = time.monotonic()
         for index, data in self._read_quickly(sources).items():
             results[index] = data
         waiting = [index for index, got in enumerate(results) if isinstance(got, RowError)]
@@ -142,12 +143,13 @@ class Storage:
                 if retry.passes(got) and not is_private(got):
                     passing.append(index)
             waiting = passing
-            if waiting and attempt >= retry.ATTEMPTS:
+            if waiting and retry.tried_enough(attempt, began):
                 uri = sources[waiting[0]].uri
                 was_away = self._wait_until_it_answers(uri)
                 if not was_away and (answers or scheme_of(uri) not in S3_SCHEMES):
                     break
-                attempt, answers = 0, True  # it may have been away until a moment ago
+                # It may have been away until a moment ago.
+                attempt, answers, began = 0, True, time.monotonic()
         return results
 
     def _read_quickly(self, sources: Sequence[Source]) -> dict[int, bytes]:

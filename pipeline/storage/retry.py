@@ -18,6 +18,9 @@ READ_TIMEOUT = 60
 # With one request in ten failing, one row in a million fails so many times in a row.
 ATTEMPTS = 6
 
+# Seconds after which fewer attempts are enough: they hang, rather than fail.
+LONG_ENOUGH = 2.0 * READ_TIMEOUT
+
 # Seconds; each delay is twice the last one.
 FIRST_DELAY, LONGEST_DELAY = 0.1, 2.0
 
@@ -39,17 +42,22 @@ def retried(call: Callable[[], Result], patience: float = 0.0) -> Result:
 
     However short that is, ATTEMPTS times; and no more where the server answers, and refuses.
     """
-    until = time.monotonic() + patience
+    began = time.monotonic()
     attempt = 1
     while True:
         try:
             return call()
         except Exception as error:  # file systems raise what their clients raise: no common class
-            tried_enough = attempt >= ATTEMPTS and (time.monotonic() > until or is_refusal(error))
-            if tried_enough or not passes(error):
+            waited_enough = time.monotonic() > began + patience or is_refusal(error)
+            if (tried_enough(attempt, began) and waited_enough) or not passes(error):
                 raise
         back_off(attempt)
         attempt += 1
+
+
+def tried_enough(attempts: int, began: float) -> bool:
+    """Whether so many attempts since ``began``, of time.monotonic(), have shown what there is."""
+    return attempts >= ATTEMPTS or time.monotonic() > began + LONG_ENOUGH
 
 
 def passes(error: BaseException) -> bool:

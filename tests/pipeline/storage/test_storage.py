@@ -373,6 +373,36 @@ def test_replacing_on_s3_survives_faults(faulty_s3: tuple[Faulty, Storage], s3: 
     assert faulty.faults == 0
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda storage, url: storage.write({url: b"x"}),
+        lambda storage, url: storage.read([Source(url)]),
+    ],
+    ids=["write", "read"],
+)
+def test_a_bucket_that_hangs_is_not_asked_as_often_as_one_that_fails(
+    s3: str,
+    quick_retries: None,
+    monkeypatch: pytest.MonkeyPatch,
+    call: Callable[[Storage, str], object],
+) -> None:
+    ended = threading.Event()
+
+    def answer(request: BaseHTTPRequestHandler, body: bytes) -> Answer:
+        ended.wait(30)
+        return 503, {}, b""
+
+    monkeypatch.setattr("pipeline.storage.s3.READ_TIMEOUT", 0.5)
+    monkeypatch.setattr(retry, "LONG_ENOUGH", 1.0)
+    with serving(answer) as server:
+        storage = Storage({"endpoint_url": server.url})
+        with pytest.raises(SystemFault, match=r"timeout on endpoint"):
+            call(storage, join(s3, "x"))
+        ended.set()
+        assert len([line for line in server.asked if "/x" in line]) <= 3
+
+
 def test_writing_to_s3_gives_up_as_a_fault_of_the_system(
     faulty_s3: tuple[Faulty, Storage], s3: str
 ) -> None:
