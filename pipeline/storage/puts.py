@@ -43,11 +43,13 @@ def put_if_absent(fs: AbstractFileSystem, path: str, data: bytes) -> bool:
         fs.pipe_file(path, data, mode="create")
     except FileExistsError:
         return False
-    except OSError:
+    except OSError as error:
         # What the loser of a race is told differs from server to server.
         if fs.exists(path):
             return False
-        raise
+        if not retry.is_unknown(error):
+            raise
+        fs.pipe_file(path, data)  # without a condition, then
     return True
 
 

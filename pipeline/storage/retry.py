@@ -87,6 +87,11 @@ def is_refusal(error: BaseException) -> bool:
     return (400 <= status < 500 or status == 501) and not has_expired(error)
 
 
+def is_unknown(error: BaseException) -> bool:
+    """Whether a server answered that it has no such function."""
+    return _status(error) == 501
+
+
 def back_off(attempt: int) -> None:
     """Wait before attempt number ``attempt`` + 1, each time for longer, never in step."""
     delay = min(LONGEST_DELAY, FIRST_DELAY * 2 ** (attempt - 1))

@@ -344,6 +344,24 @@ def test_a_server_that_knows_no_conditions_replaces_all_the_same(
     assert Storage().read_one(url) == b"ours"
 
 
+def test_a_server_that_knows_no_conditions_creates_what_is_not_there(
+    s3: str, s3_server: str
+) -> None:
+    asked_for = forward(s3_server)
+
+    def answer(request: BaseHTTPRequestHandler, body: bytes) -> Answer:
+        if request.headers["If-None-Match"]:
+            return 501, {}, b"<Error><Code>NotImplemented</Code></Error>"
+        return asked_for(request, body)
+
+    url = join(s3, "x")
+    with serving(answer) as server:
+        storage = Storage({"endpoint_url": server.url})
+        assert storage.create(url, b"first")
+        assert not storage.create(url, b"second")
+    assert Storage().read_one(url) == b"first"
+
+
 def test_a_server_that_wants_etags_without_quotes_replaces_on_condition(
     s3: str, s3_server: str
 ) -> None:
