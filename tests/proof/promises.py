@@ -158,7 +158,7 @@ PROMISES = [
     ),
     (
         "each image with its labels beside it",
-        "tests/pipeline/test_webdataset.py",
+        "tests/pipeline/layouts/test_webdataset.py",
         "test_the_library_reads_image_row_and_label",
     ),
 ]
