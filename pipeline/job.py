@@ -166,6 +166,8 @@ class Settings(BaseModel):
     def digest(self, model_digest: str) -> str:
         """Identity of the results: of all settings that they depend on, and of the weights."""
         identity = self.model_dump(mode="json", include=IDENTITY) | {"model": model_digest}
+        if self.layout == "files":
+            del identity["layout"]  # as before there were others
         text = json.dumps(identity, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

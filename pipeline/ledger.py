@@ -166,8 +166,12 @@ class Ledger:
 def _parsed(url: str, data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
     try:
         file = pq.ParquetFile(pa.BufferReader(data))
-        return file.read(None if columns is None else list(columns))
-    except (pa.ArrowException, OSError) as error:
+        part = file.read(None if columns is None else list(columns))
+        for field in LEDGER_SCHEMA:
+            if field.nullable and field.name not in part.column_names:  # older than the column
+                part = part.append_column(field, pa.nulls(len(part), field.type))
+        return part if columns is None else part.select(list(columns))
+    except (pa.ArrowException, OSError, KeyError) as error:
         out = redact_url(url).rpartition("/metadata/")[0]
         raise DamagedPart(
             f"{redact_url(url)} cannot be read: {describe(error)}; restyle verify {out} --repair "

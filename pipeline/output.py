@@ -52,7 +52,7 @@ class JobRecord(BaseModel):
     @property
     def folder(self) -> str:
         """Where its results lie, below the output folder."""
-        return FOLDERS[self.job["layout"]]
+        return FOLDERS[self.job.get("layout", "files")]
 
     @property
     def ledger_rows(self) -> int:
@@ -180,11 +180,12 @@ class Output:
 
 
 def _differences(earlier: JobRecord, job: Job) -> str:
-    before, after = earlier.job, job.model_dump(mode="json")
+    defaults = {name: field.default for name, field in Job.model_fields.items()}
+    before, after = defaults | earlier.job, job.model_dump(mode="json")
     different = [
-        f"{name} {before.get(name)}, now {after[name]}"
+        f"{name} {before[name]}, now {after[name]}"
         for name in sorted(IDENTITY)
-        if before.get(name) != after[name]
+        if before[name] != after[name]
     ]
     return ", ".join(different) or "another network"
 

@@ -1,20 +1,25 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import RequestError
 from pipeline.job import Job
+from pipeline.report import examples
 from pipeline.results import Summary
 from pipeline.run import begin, end, prepare, preview
 from pipeline.shard import ShardWorker
 from pipeline.spool import read_shard
+from pipeline.status import read_status
 from pipeline.storage import Storage
 from pipeline.url import join
+from pipeline.verify import verify
 from tests.conftest import jpeg, write_photos
 from tests.pipeline.runs import changed, ledger_of, plan_job, run_job
 
@@ -241,3 +246,23 @@ def test_a_source_that_has_vanished_is_a_failed_row_until_it_is_back(job: Job) -
     assert run_job(job).failed == 0
     photo.unlink()
     assert run_job(job).done == 8  # what was done is done for good
+
+
+def test_a_folder_of_before_there_were_layouts_is_gone_on_with(job: Job) -> None:
+    run_job(job)
+    out = Path(job.out)
+    record = json.loads((out / "job.json").read_text())
+    del record["job"]["layout"]
+    (out / "job.json").write_text(json.dumps(record))
+    for part in (out / "metadata").iterdir():
+        pq.write_table(pq.read_table(part).drop_columns("output_offset"), part)
+    assert read_status(Storage(), job.out).done == 8
+    assert verify(Storage(), job.out, lambda rows: None).findings == []
+    assert len(examples(Storage(), job.out, 12, 32)) == 8
+    assert run_job(job).new_done == 0
+    with pytest.raises(RequestError, match=r"\(size 64, now 96\)"):
+        run_job(changed(job, size="96"))
+    write_photos(Path(job.source), 1)  # other bytes, the same id
+    os.utime(Path(job.source) / "000.jpg")
+    assert run_job(job).new_done == 1
+    assert verify(Storage(), job.out, lambda rows: None).findings == []
