@@ -38,7 +38,7 @@ LEDGER_SCHEMA = pa.schema(
         pa.field("source_width", pa.int32()),
         pa.field("source_height", pa.int32()),
         pa.field("output_uri", pa.string()),  # relative to the output folder
-        pa.field("output_offset", pa.int64()),  # where it begins in a tar
+        pa.field("output_offset", pa.int64()),  # where it begins in a tar or table
         pa.field("output_bytes", pa.int64()),
         pa.field("output_sha256", pa.string()),
         pa.field("output_width", pa.int32()),

@@ -192,8 +192,7 @@ def end(request: Request, summary: Summary) -> None:
     """
     try:
         request.claim.check()
-        if request.job.layout != "files":
-            sweep(request.storage, request.job.out)
+        sweep(request.storage, request.job.out)
         request.output.finish(summary.succeeded)
     except SystemFault:
         if not summary.stopped:  # otherwise what has stopped the run may well be what is so here

@@ -33,7 +33,7 @@ from pipeline.url import check_name
 CHUNK = 32
 CHUNKS_AHEAD = 4
 
-# Bytes of a chunk that is fetched: photos as a camera makes them would fill the memory otherwise.
+# Bytes of a chunk: photos as a camera makes them would fill the memory otherwise.
 CHUNK_BYTES = 16 << 20
 UNKNOWN_BYTES = CHUNK_BYTES / 4  # of a file of which nothing is known, until some have come
 
@@ -164,7 +164,7 @@ class ShardWorker:
         flat = chain.from_iterable
         begun = self._begun = {name: Queue[Any, Any]() for name in STAGES}
         with ExitStack() as stack:
-            pools = self._pools(stack, results.in_turn)
+            pools = self._pools(stack, results.put_threads)
 
             def stage(name: str, do: Callable[[Any], Any], work: Iterable[Any], depth: int) -> Any:
                 return ahead(pools[name], clock.timed(name, do), work, depth, begun[name])
@@ -177,9 +177,10 @@ class ShardWorker:
             styled = flat(stage("stylize", self._stylize, batches, self._network_threads))
             encode_one = partial(_unless_failed, "encode", self._encode)
             encoded = stage("encode", encode_one, styled, depth)
-            yield from flat(stage("put", results.put, chunks(encoded, chunk), CHUNKS_AHEAD))
+            done = chunks(encoded, chunk, lambda item: len(item.data), CHUNK_BYTES)
+            yield from flat(stage("put", results.put, done, CHUNKS_AHEAD))
 
-    def _pools(self, stack: ExitStack, in_turn: bool) -> dict[str, ThreadPoolExecutor | None]:
+    def _pools(self, stack: ExitStack, put_threads: int) -> dict[str, ThreadPoolExecutor | None]:
         """The threads of each stage; None: that of the stage after it."""
         # On one core threads that compute only get in each other's way: half as much processor
         # time again for decoding and encoding, at no gain.
@@ -189,7 +190,7 @@ class ShardWorker:
             "decode": several,
             "stylize": self._network_threads if several or self._stylizer.is_waited_for else 0,
             "encode": several,
-            "put": 1 if in_turn else CHUNKS_AHEAD,
+            "put": put_threads,
         }
         return {
             name: stack.enter_context(ThreadPoolExecutor(count, name)) if count else None

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from pipeline.claim import Claim
 from pipeline.codec import decode
 from pipeline.errors import RowError
 from pipeline.job import FOLDERS
+from pipeline.layouts.packed import is_as_written, packed_in
 from pipeline.ledger import DamagedPart, Ledger, result_source, row_keys
 from pipeline.manifest.listings import Found, files_below
 from pipeline.output import Output
@@ -98,6 +100,7 @@ def verify(storage: Storage, out: str, on_progress: Callable[[int], None]) -> Ve
     verdict = Verdict(record.job, record.rows, record.gone)
     rows: list[NDArray[np.int64]] = [np.empty(0, np.int64)]
     outputs: list[NDArray[np.int64]] = [np.empty(0, np.int64)]
+    packed: dict[str, str] = {}  # the shard of each file in which results lie together
 
     def results() -> Iterator[list[dict[str, Any]]]:
         """Rows that are done, a chunk at a time; everything is counted on the way."""
@@ -113,6 +116,7 @@ def verify(storage: Storage, out: str, on_progress: Callable[[int], None]) -> Ve
             is_older = pc.not_equal(part.column("job_digest"), record.job_digest)
             verdict.older += pc.sum(is_older).as_py() or 0
             verdict.output_bytes += pc.sum(done.column("output_bytes")).as_py() or 0
+            packed.update(dict.fromkeys(packed_in(part), shard))
             rows.append(_row_hashes(part))
             outputs.append(hashes(done.column("output_uri")))
             for batch in done.to_batches(max_chunksize=CHUNK):
@@ -127,6 +131,12 @@ def verify(storage: Storage, out: str, on_progress: Callable[[int], None]) -> Ve
             verdict.findings += findings
             seen += count
             on_progress(seen)
+        wrong = {finding.path for finding in verdict.findings}
+        whole = [uri for uri in packed if uri not in wrong]
+        are_whole = ahead(pool, partial(is_as_written, storage, out), whole, THREADS)
+        for uri, is_whole in zip(whole, are_whole, strict=True):
+            if not is_whole:
+                verdict.findings += _around(ledger, packed[uri], uri)
     verdict.findings += _doubled(ledger, np.concatenate(rows))
     verdict.findings += [
         Finding("extra", file.uri[len(out) + 1 :], "no row of the ledger has made it")
@@ -146,6 +156,15 @@ def _look(storage: Storage, out: str, rows: list[dict[str, Any]]) -> list[Findin
             key = (row["id"], row["variant"])
             findings.append(Finding(kind, row["output_uri"], why, row["shard"], key))
     return findings
+
+
+def _around(ledger: Ledger, shard: str, uri: str) -> Iterator[Finding]:
+    """The rows of a file of which something is wrong, and not their results."""
+    part = ledger.read_part(shard)
+    for row in [] if part is None else part.select(COLUMNS).to_pylist():
+        if row["output_uri"] == uri:
+            why = "what lies around it, such as its labels, is not what was written"
+            yield Finding("damaged", uri, why, shard, (row["id"], row["variant"]))
 
 
 def _damage(row: dict[str, Any], data: bytes) -> str:

@@ -23,10 +23,10 @@ class Layout(Protocol):
     """Takes the results of one shard, in a with statement.
 
     Attributes:
-        in_turn: put() wants one list after the other.
+        put_threads: how many may call put() at once.
     """
 
-    in_turn: bool
+    put_threads: int
 
     def put(self, items: list[Item]) -> list[Item]:
         """Take the data of those that have not failed, and record where it lies."""
@@ -50,7 +50,7 @@ class Layout(Protocol):
 class Files:
     """Every result is a file under the name of its row."""
 
-    in_turn = False
+    put_threads = 4  # storage far away wants many requests in flight
 
     def __init__(self, storage: Storage, folder: str) -> None:
         self._storage = storage

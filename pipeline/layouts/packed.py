@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import posixpath
 import re
 from abc import ABC, abstractmethod
-from collections import defaultdict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, suppress
+from functools import partial
 from typing import Any, ClassVar, Self
 
 import pyarrow as pa
@@ -19,13 +22,13 @@ from pipeline.ledger import LEDGER_SCHEMA, Ledger, result_source
 from pipeline.manifest.listings import has_image_suffix
 from pipeline.overlap import chunks
 from pipeline.storage import Storage, told
-from pipeline.url import join, redact_url
+from pipeline.url import join, redact_url, scheme_of
 
 # Where these files lie, below OUT.
 FOLDER = FOLDERS["webdataset"]
 
-# Their names: the shard, and which of two.
-NAME = re.compile(r"([0-9a-f]{16})(-2)?\.(tar|parquet)")
+# Their names: the shard, and a digest of all that is in them.
+NAME = re.compile(r"[0-9a-f]{16}-[0-9a-f]{16}\.(tar|parquet)")
 
 # What they have of a row besides its image and the manifest's own columns.
 FACTS = ("id", "variant", "style", "strength", "seed", "source_uri")
@@ -33,8 +36,9 @@ FACTS = ("id", "variant", "style", "strength", "seed", "source_uri")
 # Of images, by their first bytes.
 ENDINGS = {b"\xff\xd8": "jpg", b"\x89P": "png", b"RI": "webp"}
 
-# Results of earlier runs that are read together.
+# Results of earlier runs that are read together, and their bytes: they may be large.
 CHUNK = 32
+CHUNK_BYTES = 16 << 20
 
 
 class Packed(ABC):
@@ -45,7 +49,7 @@ class Packed(ABC):
         before: the shard's part, if it has one.
     """
 
-    in_turn = True
+    put_threads = 1
     suffix: ClassVar[str]
 
     def __init__(
@@ -55,16 +59,20 @@ class Packed(ABC):
         self._out = out
         self._rows = rows.select(["id", "variant", *carried_columns(rows)])
         self._before = packed_in(before)
-        self._uri = _uri(shard, self.suffix, self._before)
-        self._url = join(out, self._uri)
+        self._shard = shard
+        self._url = join(out, FOLDER, f"{shard}.{self.suffix}")  # for messages: yet without digest
         self._is_empty = True
-        self.file = storage.spool()
+        with self._gathering():
+            self.file = storage.spool(self._url)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.file.close()
+        if isinstance(self.file.name, str):
+            with suppress(OSError):  # it has another name by now
+                os.unlink(self.file.name)
 
     @abstractmethod
     def add(self, rows: pa.Table, images: Sequence[bytes]) -> list[int]:
@@ -96,7 +104,7 @@ class Packed(ABC):
         offsets = self._add(rows, [item.data for item in done])
         for item, offset in zip(done, offsets, strict=True):
             item.data = b""
-            item.record.update(output_uri=self._uri, output_offset=offset)
+            item.record["output_offset"] = offset
         return items
 
     def finish(self, part: pa.Table, kept: int, commit: Callable[[pa.Table], None]) -> None:
@@ -108,62 +116,93 @@ class Packed(ABC):
         Raises:
             SystemFault: it cannot be written, or the one before not be read.
         """
-        uris = part["output_uri"].to_pylist()
         offsets = part["output_offset"].to_pylist()
+        sizes = part["output_bytes"].to_pylist()
         staying = [row for row in range(kept) if offsets[row] is not None]
-        for rows in chunks(staying, CHUNK):
+        for rows in chunks(staying, CHUNK, lambda row: sizes[row], CHUNK_BYTES):
             for row, offset in zip(rows, self._take_over(part.take(rows)), strict=True):
-                uris[row], offsets[row] = self._uri, offset
-        if not self._is_empty:
-            with told("cannot write", self._url):
-                self.close()
-            self._storage.write_file(self._url, self.file)
+                offsets[row] = offset
+        uri = "" if self._is_empty else self._write()
+        is_here = pc.is_valid(pa.array(offsets, pa.int64()))
+        uris = pc.if_else(is_here, uri, part["output_uri"])
         part = _replaced(part, "output_uri", uris)
         commit(_replaced(part, "output_offset", offsets))
-        for uri in self._before:
-            self._storage.delete(join(self._out, uri))
+        for earlier in self._before - {uri}:
+            self._storage.delete(join(self._out, earlier))
+
+    def _gathering(self) -> AbstractContextManager[None]:
+        """Inside, what goes wrong is told: of what is on this machine, wherever it goes at last."""
+        is_here = scheme_of(self._url) == "file"
+        temporary = "the folder for temporary files (TMPDIR) cannot take"
+        return told("cannot write" if is_here else temporary, self._url)
+
+    def _write(self) -> str:
+        """Put the file in its place, and tell which that is, relative to the output folder.
+
+        What is under one name never changes: a worker that was given up for lost, and comes to
+        its end all the same, writes over nothing of which the ledger says where in it results are.
+        """
+        with self._gathering():
+            self.close()
+            uri = join(FOLDER, f"{self._shard}-{_digest(self.file)}.{self.suffix}")
+        self._storage.write_file(join(self._out, uri), self.file)
+        return uri
 
     def _add(self, rows: pa.Table, images: Sequence[bytes]) -> list[int]:
         self._is_empty = False
-        with told("cannot write", self._url):
+        with self._gathering():
             return self.add(rows, images)
 
     def _take_over(self, part: pa.Table) -> list[int]:
         """Add rows whose results lie in another file, and tell where they begin now."""
-        images = []
-        places = part.select(["output_uri", "output_offset", "output_bytes"]).to_pylist()
+        images: list[bytes] = []
+        columns = ["output_uri", "output_offset", "output_bytes", "output_sha256"]
+        places = part.select(columns).to_pylist()
         read = self._storage.read([result_source(self._out, place) for place in places])
         for place, image in zip(places, read, strict=True):
-            if isinstance(image, RowError) or len(image) < place["output_bytes"]:
-                out = redact_url(self._out)
-                raise SystemFault(
-                    f"{out}/{place['output_uri']} is gone or damaged; restyle verify {out} "
-                    "--repair does its rows again"
-                )
+            if isinstance(image, RowError):
+                raise self._unfit(place["output_uri"], image.message)
+            if hashlib.sha256(image).hexdigest() != place["output_sha256"]:
+                raise self._unfit(place["output_uri"], "it is damaged")
             images.append(image)
         own = [name for name in part.column_names if name not in LEDGER_SCHEMA.names]
         return self._add(part.select([*FACTS, *own]), images)
+
+    def _unfit(self, uri: str, why: str) -> SystemFault:
+        out = redact_url(self._out)
+        return SystemFault(f"{out}/{uri}: {why}; restyle verify {out} --repair does its rows again")
+
+
+def is_as_written(storage: Storage, out: str, uri: str) -> bool:
+    """Whether the file at ``uri``, relative to the output folder, is what its name says.
+
+    Raises:
+        SystemFault: it cannot be read.
+    """
+    url = join(out, uri)
+    fs, path = storage.open(url)
+    with told("cannot read", url), fs.open(path, "rb") as file:
+        return f"-{_digest(file)}." in uri
+
+
+def _digest(file: Any) -> str:
+    file.seek(0)
+    return hashlib.file_digest(file, partial(hashlib.blake2b, digest_size=8)).hexdigest()
 
 
 def sweep(storage: Storage, out: str) -> None:
     """Remove the files that no row of the ledger knows of: their runs were killed.
 
     Raises:
-        SystemFault: the storage does not answer, or a part of the ledger cannot be read.
+        SystemFault: the storage does not answer. RequestError: a part of the ledger is damaged.
     """
-    ledger = Ledger(storage, out)
-    shards = frozenset(ledger.shards())
-    found: defaultdict[str, list[str]] = defaultdict(list)
-    for name in storage.names(join(out, FOLDER)):
-        if match := NAME.fullmatch(name):
-            found[match[1]].append(join(FOLDER, name))
-    for shard, uris in found.items():
-        # A shard that is done and has one file needs no look: there may be thousands of them.
-        if len(uris) > 1 or shard not in shards:
-            part = ledger.read_part(shard)
-            known = [] if part is None else part["output_uri"].to_pylist()
-            for uri in set(uris).difference(known):
-                storage.delete(join(out, uri))
+    # In this order: what is committed after the listing is in the ledger by the time it is read.
+    names = filter(NAME.fullmatch, storage.names(join(out, FOLDER)))
+    unknown = {join(FOLDER, name) for name in names}
+    for rows in Ledger(storage, out).scan(["output_uri"]) if unknown else ():
+        unknown.difference_update(pc.unique(rows["output_uri"]).to_pylist())
+    for uri in unknown:
+        storage.delete(join(out, uri))
 
 
 def image_name(id: str, variant: int, image: bytes) -> str:
@@ -175,7 +214,9 @@ def image_name(id: str, variant: int, image: bytes) -> str:
     if has_image_suffix(name):
         name = posixpath.splitext(name)[0]
     name = name.replace(".", "_") + (f"_v{variant}" if variant else "")
-    return f"{posixpath.join(folder, name)}.{ENDINGS[image[:2]]}"
+    # What is hidden is not read.
+    path = re.sub(r"(^|/)\.", r"\1_", posixpath.join(folder, name))
+    return f"{path}.{ENDINGS[image[:2]]}"
 
 
 def packed_in(part: pa.Table | None) -> set[str]:
@@ -186,16 +227,8 @@ def packed_in(part: pa.Table | None) -> set[str]:
     return set(packed["output_uri"].to_pylist())
 
 
-def _uri(shard: str, suffix: str, taken: Collection[str]) -> str:
-    """Where a shard's file goes, relative to the output folder: not where one lies already.
-
-    The rows' places change from one to the next, which the ledger has to say in one step.
-    """
-    first, second = (join(FOLDER, f"{name}.{suffix}") for name in (shard, f"{shard}-2"))
-    return second if first in taken else first
-
-
-def _replaced(part: pa.Table, name: str, values: list[Any]) -> pa.Table:
+def _replaced(part: pa.Table, name: str, values: Any) -> pa.Table:
     index = part.schema.get_field_index(name)
     field = part.schema.field(index)
-    return part.set_column(index, field, pa.array(values, field.type))
+    values = pa.array(values, field.type) if isinstance(values, list) else values
+    return part.set_column(index, field, values)

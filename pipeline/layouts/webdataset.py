@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.types as kinds
 
 from pipeline.layouts.packed import Packed, image_name
@@ -54,7 +55,7 @@ class Tar(Packed):
         offset = self._add_file(key + ending, image)
         for name, text in texts.items():
             if text is not None:
-                self._add_file(f"{key}.{name}", str(text).encode())
+                self._add_file(f"{key}.{name}", _as_text(text).encode())
         return offset
 
     def _add_file(self, name: str, data: bytes) -> int:
@@ -71,19 +72,45 @@ def _as_object(value: Any) -> dict[str, Any]:
     """What a column ``json`` says, as members of an object."""
     try:
         read = json.loads(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RecursionError):
         read = value
     if isinstance(read, dict):
         return read
     return {} if read is None else {"json": read}
 
 
+def _as_text(value: Any) -> str:
+    """What is in a file of its own: of a number that is whole, as of a class, no ``.0``."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
 def _for_json(rows: pa.Table) -> pa.Table:
     """The columns that JSON has words for; times, dates and decimals are texts in it."""
     for index, field in enumerate(rows.schema):
+        column = rows.column(index)
+        if kinds.is_timestamp(field.type) and field.type.tz:
+            # Not every machine knows every zone.
+            column = column.cast(pa.timestamp(field.type.unit, "UTC"))
         if kinds.is_temporal(field.type) or kinds.is_decimal(field.type):
-            rows = rows.set_column(index, field.name, rows.column(index).cast(pa.string()))
-    return rows.select([field.name for field in rows.schema if _has_words(field.type)])
+            column = column.cast(pa.string())
+        elif kinds.is_floating(field.type):
+            column = pc.if_else(pc.is_finite(column), column, None)
+        rows = rows.set_column(index, field.name, column)
+    named = [field.name for field in rows.schema if _has_words(field.type)]
+    return rows.select([name for name in named if _is_readable(rows[name])])
+
+
+def _is_readable(column: pa.ChunkedArray) -> bool:
+    """Whether its texts are UTF-8, which a Parquet file does not vouch for."""
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True
 
 
 def _has_words(kind: pa.DataType) -> bool:

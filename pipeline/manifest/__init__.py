@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from pipeline.errors import RequestError
+from pipeline.job import FOLDERS
 from pipeline.manifest.listings import (
     check_glob,
     has_image_suffix,
@@ -76,10 +77,16 @@ def open_manifest(
     suffix = posixpath.splitext(source)[1].lower()
     check_glob(source)
     storage.check(source)
-    if is_tar(source):
-        tars = expand(storage, source)
-        return Manifest(name, TAR_COLUMNS, lambda: tar_rows(storage, tars))
     out = absolute(out) if out else ""
+    if is_tar(source):
+        results = f"{out}/{FOLDERS['webdataset']}/"
+        if out and source.startswith(results):
+            raise RequestError(
+                f"--out {redact_url(out)} would put results among the tars of {name}; choose "
+                "another folder"
+            )
+        tars = [tar for tar in expand(storage, source) if not (out and tar.startswith(results))]
+        return Manifest(name, TAR_COLUMNS, lambda: tar_rows(storage, tars))
     if suffix in READERS and not is_glob(source):
         carried = carried_schema(_open_table(storage, source)[0], reserved, name)
         allowed = frozenset({scheme_of(source), "s3", *allow_schemes})

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, partial
-from mmap import ACCESS_READ, mmap
 from typing import Any, BinaryIO
 
 from fsspec import AbstractFileSystem, filesystem
@@ -288,16 +287,15 @@ class Storage:
                 taken[url] = RowError("input", why)
         return taken
 
-    def spool(self) -> BinaryIO:
-        """An empty file without a name, for what grows and is put when it is whole.
+    def spool(self, url: str) -> BinaryIO:
+        """An empty file for what grows, and is put at ``url`` when it is whole.
 
         Raises:
-            SystemFault: there is no room for it.
+            OSError: there is no room for it.
         """
-        folder = self._scratch or tempfile.gettempdir()
-        with told("cannot write", folder):
-            os.makedirs(folder, exist_ok=True)
-            return tempfile.TemporaryFile(dir=folder)
+        if scheme_of(url) == "file":
+            return disk.spool(self._scratch or os.path.dirname(absolute(url)))
+        return tempfile.TemporaryFile()
 
     def write_file(self, url: str, file: BinaryIO) -> None:
         """Put what is in ``file``, which spool() gave: whole under its name or not at all.
@@ -308,8 +306,7 @@ class Storage:
         with told("cannot write", url):
             file.flush()
             if scheme_of(url) == "file":
-                with mmap(file.fileno(), 0, access=ACCESS_READ) as data:
-                    disk.put(absolute(url), data, self._scratch)
+                disk.move(file.name, absolute(url))
             else:
                 name = f"/proc/self/fd/{file.fileno()}"
                 self.patiently(url, lambda fs, path: fs.put_file(name, path))

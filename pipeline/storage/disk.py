@@ -13,10 +13,7 @@ import stat
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from mmap import mmap
-from typing import Literal
-
-Buffer = bytes | mmap
+from typing import BinaryIO, Literal
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -54,7 +51,7 @@ def _open_file(path: str, flags: int) -> int:
     return descriptor
 
 
-def put(path: str, data: Buffer, scratch: str = "", last: bool = False) -> None:
+def put(path: str, data: bytes, scratch: str = "", last: bool = False) -> None:
     """Put ``data`` at ``path``: whole under its name or not at all.
 
     Args:
@@ -73,6 +70,18 @@ def put(path: str, data: Buffer, scratch: str = "", last: bool = False) -> None:
         with suppress(OSError):
             os.unlink(temporary)
         raise
+
+
+def spool(folder: str) -> BinaryIO:
+    """An empty file in ``folder``, for what grows and gets its name when it is whole."""
+    path = os.path.join(folder, f"{uuid.uuid4().hex}.partial")
+    os.makedirs(folder, exist_ok=True)
+    return open(path, "x+b")
+
+
+def move(path: str, to: str) -> None:
+    """Give the file at ``path``, on the same file system, the name ``to``."""
+    _in_folder(os.path.dirname(to), lambda: os.replace(path, to))
 
 
 def _in_folder(folder: str, call: Callable[[], None]) -> None:
@@ -94,7 +103,7 @@ def settle(path: str) -> None:
         os.close(descriptor)
 
 
-def _write(path: str, mode: Literal["wb", "xb"], data: Buffer) -> None:
+def _write(path: str, mode: Literal["wb", "xb"], data: bytes) -> None:
     with open(path, mode, buffering=0) as file:
         rest = memoryview(data)
         while rest:  # a disk that is nearly full takes less than all

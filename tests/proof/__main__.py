@@ -24,7 +24,7 @@ PARTS = {
     "disk": ["tests.proof.chaos", "--kills", "50", "--seed", "0"],
     "s3": ["tests.proof.chaos", "--kills", "20", "--seed", "3", "--s3"],
     "tars": ["tests.proof.chaos", "--kills", "25", "--seed", "5", "--layout", "webdataset"],
-    "tables": ["tests.proof.chaos", "--kills", "25", "--seed", "8", "--layout", "parquet", "--s3"],
+    "tables": ["tests.proof.chaos", "--kills", "25", "--seed", "11", "--layout", "parquet", "--s3"],
     "power": ["tests.proof.power", "--cuts", "10", "--seed", "0"],
     "races": ["tests.proof.races", "--rounds", "20"],
     "faults": ["tests.proof.faults", "--rows", "400"],

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,19 @@ import pytest
 
 from flows.cli import main
 from pipeline.errors import RequestError, SystemFault
+from pipeline.inhand import NOBODY, Suspects
 from pipeline.job import Job
+from pipeline.layouts import PACKED
 from pipeline.ledger import Ledger, result_source
 from pipeline.report import examples
-from pipeline.storage import Storage
+from pipeline.shard import ShardWorker
+from pipeline.spool import read_shard
+from pipeline.storage import Source, Storage
 from pipeline.url import join
 from pipeline.verify import put_aside, verify
 from tests.conftest import jpeg, open_image, write_photos
 from tests.pipeline.layouts.packing import assert_sound, packed_files
-from tests.pipeline.runs import changed, ledger_of, run_job
+from tests.pipeline.runs import changed, ledger_of, plan_job, run_job
 
 
 @pytest.fixture(params=["webdataset", "parquet"])
@@ -155,11 +160,83 @@ def _unless_scratch(call: Callable[..., None]) -> Callable[..., None]:
 def test_a_file_that_no_row_knows_of_goes(anywhere: Job) -> None:
     photos = Path(anywhere.source)
     run_job(anywhere)
-    Storage().write({join(anywhere.out, "shards", "0123456789abcdef.tar"): b"?"})
+    Storage().write({join(anywhere.out, "shards", f"{0:016}-{0:016}.tar"): b"?"})
     (photos / "new.jpg").write_bytes(jpeg(seed=80))
     run_job(anywhere)
     assert len(packed_files(anywhere)) == 3
     assert_sound(anywhere)
+
+
+def test_a_file_goes_too_when_its_run_died_and_its_rows_have_all_failed(
+    packed: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_job(packed)
+    for number in range(4):
+        (Path(packed.source) / f"{number:03d}.jpg").write_bytes(b"no image")
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Storage, "delete", _unless_scratch(die))
+        with pytest.raises(KeyboardInterrupt):
+            run_job(packed)
+    assert run_job(packed).failed == 4
+    assert_sound(packed)
+
+
+def test_a_worker_that_was_given_up_and_goes_on_spoils_nothing(
+    packed: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next does what was in hand first, so that its file is another."""
+    request, (ref, _) = plan_job(packed)
+    rows = read_shard(request.storage, ref)
+    commits: list[Callable[[], None]] = []
+    commit = Ledger.commit
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "commit", lambda *given: commits.append(partial(commit, *given)))
+        for suspects in (NOBODY, Suspects({2: 0})):
+            worker = ShardWorker(request.job, request.pack, request.storage)
+            worker.run(ref.key, rows, lambda done, failed: None, suspects)
+    for one in reversed(commits):
+        one()
+        assert verify(Storage(), packed.out, lambda rows: None).wrong == []
+
+
+def test_large_results_that_stay_are_read_a_few_at_a_time(
+    packed: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_job(packed)
+    write_photos(Path(packed.source), 1, first=90)
+    (Path(packed.source) / "000.jpg").write_bytes(jpeg(seed=91))
+    together: list[int] = []
+    read = Storage.read
+
+    def counted(storage: Storage, sources: list[Source]) -> object:
+        if "/shards/" in sources[0].uri:
+            together.append(len(sources))
+        return read(storage, sources)
+
+    monkeypatch.setattr("pipeline.layouts.packed.CHUNK_BYTES", 1)
+    monkeypatch.setattr(Storage, "read", counted)
+    run_job(packed)
+    assert together == [1, 1, 1]
+
+
+@pytest.mark.parametrize("damage", ["tail", "label"])
+def test_damage_around_the_images_is_found_and_mended(anywhere: Job, damage: str) -> None:
+    run_job(anywhere)
+    before = ledger_of(anywhere.out)["output_sha256"]
+    url = join(anywhere.out, "shards", packed_files(anywhere)[0])
+    data = Storage().read_one(url) or b""
+    worse = data[:-9] if damage == "tail" else data.replace(b"red", b"rod", 1)
+    Storage().write({url: worse})
+    verdict = verify(Storage(), anywhere.out, lambda rows: None)
+    assert [finding.kind for finding in verdict.wrong] == ["damaged"] * 4
+    put_aside(Storage(), anywhere.out, verdict.wrong)
+    run_job(anywhere)
+    assert_sound(anywhere)
+    assert ledger_of(anywhere.out)["output_sha256"] == before
 
 
 @pytest.mark.parametrize("damage", ["gone", "cut", "changed"])
@@ -190,17 +267,45 @@ def test_a_file_that_is_gone_stops_the_run_and_says_what_to_do(packed: Job) -> N
     shard = next(row["output_uri"] for row in ledger_of(packed.out).to_pylist())
     Path(packed.out, shard).unlink()
     (Path(packed.source) / "000.jpg").write_bytes(jpeg(seed=90))
-    with pytest.raises(SystemFault, match=r" is gone or damaged; restyle verify .* --repair"):
+    with pytest.raises(SystemFault, match=r"no such file; restyle verify .* --repair"):
         run_job(packed)
 
 
-def test_no_room_is_a_fault_of_the_system(packed: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_result_is_not_taken_over(packed: Job) -> None:
+    run_job(packed)
+    row = ledger_of(packed.out).to_pylist()[0]
+    path = Path(packed.out, row["output_uri"])
+    data = bytearray(path.read_bytes())
+    data[row["output_offset"]] ^= 1
+    path.write_bytes(data)
+    (Path(packed.source) / "001.jpg").write_bytes(jpeg(seed=90))
+    with pytest.raises(SystemFault, match=r"damaged; restyle verify .* --repair"):
+        run_job(packed)
+
+
+def test_no_folder_for_temporary_files_is_a_fault_of_the_system(
+    packed: Job, s3: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.setattr("tempfile._candidate_tempdir_list", lambda: ["/nowhere"])
+    with pytest.raises(SystemFault, match=r"\(TMPDIR\)"):
+        run_job(changed(packed, out=join(s3, "out")))
+
+
+@pytest.mark.parametrize("when", ["add", "close"])
+def test_no_room_is_a_fault_of_the_system(
+    anywhere: Job, when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("pipeline.storage.tempfile.TemporaryFile", full)
-    with pytest.raises(SystemFault, match="No space left"):
-        run_job(packed)
+    for kind in PACKED.values():
+        monkeypatch.setattr(kind, when, full)
+    said = r"\(TMPDIR\) cannot take s3://" if "://" in anywhere.out else "cannot write /"
+    with pytest.raises(SystemFault, match=f"{said}.*No space left"):
+        run_job(anywhere)
+    if "://" not in anywhere.out:
+        assert not list(Path(anywhere.out).rglob("*.partial"))
 
 
 def test_one_layout_does_not_replace_the_other_unasked(job: Job) -> None:
@@ -213,6 +318,9 @@ def test_one_layout_does_not_replace_the_other_unasked(job: Job) -> None:
     found = verify(Storage(), job.out, lambda rows: None).findings
     assert {finding.kind for finding in found} == {"extra"}
     assert len(found) == 8
+    run_job(changed(job, overwrite=True))
+    assert packed_files(job) == []
+    assert_sound(job)
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
