@@ -15,7 +15,7 @@ from pipeline.devices import check_device, devices_for, shard_rows
 from pipeline.errors import RequestError, SystemFault
 from pipeline.job import Job
 from pipeline.layouts.packed import sweep
-from pipeline.layouts.table import IMAGE
+from pipeline.layouts.parquet import IMAGE
 from pipeline.ledger import RESERVED, Ledger
 from pipeline.manifest import Manifest, open_manifest
 from pipeline.manifest.listings import IMAGE_SUFFIXES

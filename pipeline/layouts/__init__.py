@@ -10,13 +10,13 @@ import pyarrow as pa
 from pipeline.items import Item
 from pipeline.job import FOLDERS, Settings
 from pipeline.layouts.packed import Packed, packed_in
-from pipeline.layouts.table import Table
+from pipeline.layouts.parquet import ParquetTable
 from pipeline.layouts.webdataset import Tar
 from pipeline.ledger import LEDGER_SCHEMA
 from pipeline.storage import Storage
 from pipeline.url import join
 
-PACKED: dict[str, type[Packed]] = {"webdataset": Tar, "parquet": Table}
+PACKED: dict[str, type[Packed]] = {"webdataset": Tar, "parquet": ParquetTable}
 
 
 class Layout(Protocol):

@@ -21,7 +21,7 @@ IMAGE = pa.field("image", pa.struct([BYTES, PATH]))
 KNOWN_BY = {"huggingface": json.dumps({"info": {"features": {IMAGE.name: {"_type": "Image"}}}})}
 
 
-class Table(Packed):
+class ParquetTable(Packed):
     """One Parquet file: image, FACTS and the manifest's own columns, with their types."""
 
     suffix = "parquet"
