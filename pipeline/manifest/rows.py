@@ -75,7 +75,8 @@ def carried_schema(schema: pa.Schema, reserved: Iterable[str], name: str) -> pa.
             )
     # One that is empty so far has no type, and may well get one in a later run.
     own = [f for f in schema if f.name not in KNOWN and not pa.types.is_null(f.type)]
-    return pa.schema([field.with_type(_workable(field.type)) for field in own])
+    # And one that comes later is null in the rows of before.
+    return pa.schema([f.with_type(_workable(f.type)).with_nullable(True) for f in own])
 
 
 def rows_of(

@@ -19,7 +19,7 @@ from pipeline import shard as shard_module
 from pipeline.codec import encode
 from pipeline.errors import RowError, SystemFault
 from pipeline.items import Item
-from pipeline.job import Job
+from pipeline.job import FOLDERS, Job
 from pipeline.ledger import LEDGER_SCHEMA, Ledger
 from pipeline.shard import ShardWorker
 from pipeline.spool import read_shard
@@ -95,6 +95,19 @@ def test_large_files_are_fetched_by_few(
             job = changed(job, shard_size=8, allow_scheme=["http"], allow_private=True)
             assert run_job(job).done == 8
     assert max(asked) == 2
+
+
+@pytest.mark.parametrize("layout", FOLDERS)
+def test_a_column_that_is_never_null_may_come_later(job: Job, layout: str) -> None:
+    job = changed(job, layout=layout)
+    uris = [f"{number:03d}.jpg" for number in range(4)]
+    run_job(manifest(job, uris))
+    Path(job.source, "001.jpg").write_bytes(jpeg(seed=40))
+    field = pa.field("label", pa.int64(), nullable=False)
+    table = pa.table([uris, [1, 2, 3, 4]], schema=pa.schema([pa.field("uri", pa.string()), field]))
+    pq.write_table(table, Path(job.source) / "m.parquet")
+    assert run_job(changed(job, source=f"{job.source}/m.parquet")).new_done == 1
+    assert ledger_of(job.out)["label"].to_pylist() == [None, 2, None, None]
 
 
 def test_every_photo_gets_a_result_of_its_own(job: Job) -> None:
