@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
+from urllib.parse import urlsplit
 from urllib.request import urlopen
 from uuid import UUID
 
@@ -24,6 +27,13 @@ USUAL_PORT = 4200
 START_SECONDS = 120
 DRAIN_SECONDS = 10
 RECORD_SECONDS = 60
+
+# Seconds between two looks at whether the server lives, and how often it is started again: what
+# dies so many times will not live.
+LOOK_EVERY = 0.5
+STARTED_AGAIN = 5
+
+log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -45,32 +55,70 @@ def prefect_api() -> Iterator[str]:
         return
     with _port() as port, tempfile.TemporaryFile() as log:
         address = f"http://127.0.0.1:{port}"
-        child = start_child(
-            "import runpy; runpy.run_module('prefect', run_name='__main__')",
-            ["server", "start", "--host", "127.0.0.1", "--port", str(port),
-             "--log-level", "WARNING"],
-            stdout=log, stderr=subprocess.STDOUT,
-            env=os.environ | {
-                "PREFECT_SERVER_UI_API_URL": f"{address}/api",  # otherwise its pages ask port 4200
-                "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-                "DO_NOT_TRACK": "1",
-            },
-        )  # fmt: skip
+        server = _Server(address, log)
         import flows.stylize  # noqa: F401 -- takes seconds, too, and who wants an API wants it next
 
         try:
-            _wait(child, f"{address}/api/health", log)
+            _wait(server.child, f"{address}/api/health", log)
+            server.keep()
             with temporary_settings({PREFECT_API_URL: f"{address}/api"}):
                 try:
                     yield address
                 finally:
                     _send_what_waits()
         finally:
-            child.terminate()
-            try:
-                child.wait(10)
-            except subprocess.TimeoutExpired:
-                child.kill()
+            server.close()
+
+
+class _Server:
+    """A Prefect server in a child process, which from keep() on is started again when it dies.
+
+    Without one a run would do its work, and then try for minutes to tell of it.
+    """
+
+    def __init__(self, address: str, log: IO[bytes]) -> None:
+        self._address, self._log = address, log
+        self._ended = threading.Event()
+        self._keeper = threading.Thread(target=self._keep, name="server", daemon=True)
+        self.child = self._start()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        url = urlsplit(self._address)
+        return start_child(
+            "import runpy; runpy.run_module('prefect', run_name='__main__')",
+            ["server", "start", "--host", str(url.hostname), "--port", str(url.port),
+             "--log-level", "WARNING"],
+            stdout=self._log, stderr=subprocess.STDOUT,
+            env=os.environ | {
+                # Otherwise its pages ask port 4200.
+                "PREFECT_SERVER_UI_API_URL": f"{self._address}/api",
+                "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+                "DO_NOT_TRACK": "1",
+            },
+        )  # fmt: skip
+
+    def keep(self) -> None:
+        """Look after it from now on."""
+        self._keeper.start()
+
+    def _keep(self) -> None:
+        for _ in range(STARTED_AGAIN):
+            while self.child.poll() is None:
+                if self._ended.wait(LOOK_EVERY):
+                    return
+            log.warning("the Prefect server has died (%s); another starts", self.child.returncode)
+            self.child = self._start()
+
+    def close(self) -> None:
+        """End it."""
+        self._ended.set()
+        if self._keeper.is_alive():
+            self._keeper.join()
+        self.child.terminate()
+        try:
+            self.child.wait(10)
+        except subprocess.TimeoutExpired:
+            self.child.kill()
 
 
 def _send_what_waits() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shlex
 import signal
@@ -26,7 +27,7 @@ from pipeline.output import Output
 from pipeline.results import Summary
 from pipeline.storage import Storage
 from pipeline.text import plural, size, span
-from pipeline.url import absolute, redact_url
+from pipeline.url import absolute, redact, redact_url
 
 if TYPE_CHECKING:
     from pipeline.verify import Verdict
@@ -54,8 +55,9 @@ def run_flow(job: Job) -> Summary:
     Raises:
         RequestError: a row of the manifest is wrong. SystemFault: the run could not begin.
     """
-    # The terminal shows a bar instead; in the UI all is there.
+    # The terminal shows a bar and warnings instead; in the UI all is there.
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    os.environ.setdefault("PREFECT_LOGGING_INTERNAL_LEVEL", "CRITICAL")
     from prefect.settings import get_current_settings
 
     from flows.server import prefect_api, wait_until_recorded
@@ -70,7 +72,7 @@ def run_flow(job: Job) -> Summary:
 
         starting.stop()
         console.print(f"watch it at [link={address}/runs]{address}/runs[/link]")
-        with _progress_bar(job.style) as show:
+        with _progress_bar(job.style) as show, _warnings():
 
             def look(snapshot: Snapshot) -> None:
                 insist()
@@ -116,6 +118,35 @@ def _signals() -> Iterator[Callable[[], None]]:
     finally:
         for one, handler in before.items():
             signal.signal(one, handler)
+
+
+class _Warnings(logging.Handler):
+    """Shows each warning once, above the bar."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._shown: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = redact(record.getMessage())
+        # Of Prefect's own loggers only what workers say.
+        ours = hasattr(record, "shard") or not record.name.startswith("prefect")
+        if ours and text not in self._shown:
+            self._shown.add(text)
+            console.print(f"[yellow]{escape(text)}[/]")
+
+
+@contextmanager
+def _warnings() -> Iterator[None]:
+    loggers = [logging.getLogger(name) for name in ("pipeline", "flows", "prefect.task_runs")]
+    handler = _Warnings()
+    for logger in loggers:
+        logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)
 
 
 @contextmanager

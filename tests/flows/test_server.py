@@ -5,6 +5,8 @@ import signal
 import sqlite3
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
@@ -13,9 +15,31 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from flows.server import _port, wait_until_recorded
 from tests.conftest import write_photos
 from tests.pipeline.runs import committed
-from tests.processes import RESTYLE, command_of, family, wait_until
+from tests.processes import RESTYLE, command_of, family, kill, wait_until
 
 SHARDS = 30
+
+
+@contextmanager
+def started(
+    source: Path, out: Path, pack: str, folder: Path
+) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """A run that has done its first shard, and its own server."""
+    command = [
+        *RESTYLE, "run", str(source), "--out", str(out), "--style", "red", "--pack", pack,
+        "--device", "cpu", "--shard-size", "1", "--workers", "1",
+    ]  # fmt: skip
+    environment = os.environ | {"PREFECT_HOME": str(folder / "home")}
+    environment.pop("PREFECT_API_URL", None)
+    run = subprocess.Popen(
+        command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    try:
+        wait_until(lambda: committed(out) > 0 or run.poll() is not None)
+        (server,) = (pid for pid in family(run.pid) if "runpy" in command_of(pid))
+        yield run, server
+    finally:
+        kill(family(run.pid))
 
 
 def test_servers_that_start_at_the_same_time_have_ports_of_their_own() -> None:
@@ -37,25 +61,31 @@ def test_workers_go_on_while_the_server_does_not_answer_and_it_is_told_all_the_s
 ) -> None:
     source = write_photos(tmp_path / "photos", SHARDS, size=500)
     out = tmp_path / "out"
-    command = [
-        *RESTYLE, "run", str(source), "--out", str(out), "--style", "red", "--pack", pack,
-        "--device", "cpu", "--shard-size", "1", "--workers", "1",
-    ]  # fmt: skip
-    environment = os.environ | {"PREFECT_HOME": str(tmp_path / "home")}
-    environment.pop("PREFECT_API_URL", None)
-    run = subprocess.Popen(
-        command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
-    wait_until(lambda: committed(out) > 0 or run.poll() is not None)
-    (server,) = (pid for pid in family(run.pid) if "runpy" in command_of(pid))
-    os.kill(server, signal.SIGSTOP)
-    try:
-        assert committed(out) < SHARDS / 2
-        wait_until(lambda: committed(out) == SHARDS, 60)
-    finally:
-        os.kill(server, signal.SIGCONT)
-        said = run.communicate(timeout=120)[0]
+    with started(source, out, pack, tmp_path) as (run, server):
+        os.kill(server, signal.SIGSTOP)
+        try:
+            assert committed(out) < SHARDS / 2
+            wait_until(lambda: committed(out) == SHARDS, 60)
+        finally:
+            os.kill(server, signal.SIGCONT)
+            said = run.communicate(timeout=120)[0]
     assert run.returncode == 0, said
     with sqlite3.connect(tmp_path / "home" / "prefect.db") as database:
         recorded = database.execute("SELECT state_type, COUNT(*) FROM task_run GROUP BY 1")
         assert recorded.fetchall() == [("COMPLETED", SHARDS + 2)]
+
+
+def test_a_server_that_dies_is_started_again_and_the_run_ends_well(
+    tmp_path: Path, pack: str
+) -> None:
+    source = write_photos(tmp_path / "photos", SHARDS, size=500)
+    out = tmp_path / "out"
+    with started(source, out, pack, tmp_path) as (run, server):
+        os.kill(server, signal.SIGKILL)
+        said = run.communicate(timeout=180)[0]
+    assert run.returncode == 0, said
+    assert "the Prefect server has died" in said
+    assert "Traceback" not in said
+    assert (out / "_SUCCESS").exists()
+    with sqlite3.connect(tmp_path / "home" / "prefect.db") as database:
+        assert database.execute("SELECT state_type FROM flow_run").fetchall() == [("COMPLETED",)]
