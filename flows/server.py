@@ -106,7 +106,7 @@ class _Server:
             while self.child.poll() is None:
                 if self._ended.wait(LOOK_EVERY):
                     return
-            log.warning("the Prefect server has died (%s); another starts", self.child.returncode)
+            log.warning(f"the Prefect server has died ({self.child.returncode}); another starts")
             self.child = self._start()
 
     def close(self) -> None:
