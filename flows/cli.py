@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import tomllib
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ import cyclopts
 from cyclopts import App, Parameter
 from pydantic import ValidationError
 
-from pipeline.errors import RequestError, SystemFault
+from pipeline.errors import RequestError, ServerGone, SystemFault
 from pipeline.job import Job, Settings
 from pipeline.training.config import TrainConfig, TrainSettings
 
@@ -374,6 +375,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _say(_option_errors(error), WRONG)
     except RequestError as error:
         return _say(str(error), WRONG)
+    except ServerGone as error:
+        _say(str(error), FAILED)
+        sys.stdout.flush()
+        os._exit(FAILED)  # Prefect would go on for minutes to send it what waits
     except SystemFault as error:
         return _say(str(error), FAILED)
     except KeyboardInterrupt:

@@ -122,7 +122,7 @@ class _Server:
 
 
 def _send_what_waits() -> None:
-    """Send log lines and events now: at exit, Prefect would try for a minute to reach no server."""
+    """Send log lines and events now: at exit, Prefect would try for minutes to reach no server."""
     from prefect.events.worker import EventsWorker
     from prefect.logging.handlers import APILogWorker
 

@@ -21,13 +21,13 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column, Table
 
-from pipeline.errors import RequestError, SystemFault
+from pipeline.errors import RequestError, ServerGone, SystemFault
 from pipeline.job import Job, parse_options
 from pipeline.output import Output
 from pipeline.results import Summary
 from pipeline.storage import Storage
 from pipeline.text import plural, size, span
-from pipeline.url import absolute, redact, redact_url
+from pipeline.url import absolute, describe, redact, redact_url
 
 if TYPE_CHECKING:
     from pipeline.verify import Verdict
@@ -58,6 +58,7 @@ def run_flow(job: Job) -> Summary:
     # The terminal shows a bar and warnings instead; in the UI all is there.
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     os.environ.setdefault("PREFECT_LOGGING_INTERNAL_LEVEL", "CRITICAL")
+    import httpx
     from prefect.settings import get_current_settings
 
     from flows.server import prefect_api, wait_until_recorded
@@ -81,6 +82,11 @@ def run_flow(job: Job) -> Summary:
             token = watcher.set(look)
             try:
                 state = stylize(job, return_state=True)
+            except httpx.TransportError as error:
+                raise ServerGone(
+                    f"the Prefect server at {address} has gone ({describe(error)}); "
+                    "what is done is in the ledger, and the same command carries on"
+                ) from error
             finally:
                 watcher.reset(token)
         outcome = state.result(raise_on_failure=False)

@@ -15,6 +15,10 @@ class SystemFault(RuntimeError):
     """Something every row needs is broken (credentials, space, the device). Stops the run."""
 
 
+class ServerGone(SystemFault):
+    """The server that is told of a run does not answer any more."""
+
+
 class ShardLost(RuntimeError):
     """A shard was not finished, for a reason that may pass: it can be done again."""
 

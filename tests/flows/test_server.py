@@ -4,12 +4,14 @@ import os
 import signal
 import sqlite3
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
+import httpx
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.server import _port, wait_until_recorded
@@ -22,22 +24,21 @@ SHARDS = 30
 
 @contextmanager
 def started(
-    source: Path, out: Path, pack: str, folder: Path
+    source: Path, out: Path, pack: str, folder: Path, **environment: str
 ) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """A run that has done its first shard, and its own server."""
+    """A run that has done its first shard, and its own server, if it has one."""
     command = [
         *RESTYLE, "run", str(source), "--out", str(out), "--style", "red", "--pack", pack,
         "--device", "cpu", "--shard-size", "1", "--workers", "1",
     ]  # fmt: skip
-    environment = os.environ | {"PREFECT_HOME": str(folder / "home")}
-    environment.pop("PREFECT_API_URL", None)
+    own = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
     run = subprocess.Popen(
-        command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
+        command, env=own | {"PREFECT_HOME": str(folder / "home")} | environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
     try:
         wait_until(lambda: committed(out) > 0 or run.poll() is not None)
-        (server,) = (pid for pid in family(run.pid) if "runpy" in command_of(pid))
-        yield run, server
+        yield run, next((pid for pid in family(run.pid) if "runpy" in command_of(pid)), 0)
     finally:
         kill(family(run.pid))
 
@@ -89,3 +90,35 @@ def test_a_server_that_dies_is_started_again_and_the_run_ends_well(
     assert (out / "_SUCCESS").exists()
     with sqlite3.connect(tmp_path / "home" / "prefect.db") as database:
         assert database.execute("SELECT state_type FROM flow_run").fetchall() == [("COMPLETED",)]
+
+
+def test_a_server_of_others_that_goes_is_told_in_a_line(tmp_path: Path, pack: str) -> None:
+    source = write_photos(tmp_path / "photos", SHARDS, size=500)
+    out = tmp_path / "out"
+    with _port() as port:
+        command = [sys.executable, "-m", "prefect", "server", "start", "--port", str(port)]
+        environment = {
+            "PREFECT_HOME": str(tmp_path / "theirs"),
+            "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
+            "PREFECT_CLIENT_MAX_RETRIES": "0",  # otherwise it is tried for minutes
+        }
+        server = subprocess.Popen(command, env=os.environ | environment, stdout=subprocess.DEVNULL)
+        try:
+            wait_until(lambda: answers(f"http://127.0.0.1:{port}/api/health"), 120)
+            with started(source, out, pack, tmp_path, **environment) as (run, _):
+                kill(family(server.pid))
+                said = run.communicate(timeout=180)[0]
+        finally:
+            kill(family(server.pid))
+            server.wait()
+    assert run.returncode == 1, said
+    assert f"the Prefect server at http://127.0.0.1:{port} has gone" in said
+    assert "Traceback" not in said
+    assert committed(out) == SHARDS
+    assert (out / "_SUCCESS").exists()
+
+
+def answers(url: str) -> bool:
+    with suppress(httpx.HTTPError):
+        return httpx.get(url).is_success
+    return False
