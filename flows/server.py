@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
-from urllib.parse import urlsplit
 from urllib.request import urlopen
 from uuid import UUID
 
@@ -53,13 +52,13 @@ def prefect_api() -> Iterator[str]:
     if settings.api.url:
         yield settings.ui_url or str(settings.api.url).removesuffix("/api")
         return
-    with _port() as port, tempfile.TemporaryFile() as log:
+    with _port() as port, tempfile.TemporaryFile() as output:
         address = f"http://127.0.0.1:{port}"
-        server = _Server(address, log)
+        server = _Server(port, address, output)
         import flows.stylize  # noqa: F401 -- takes seconds, too, and who wants an API wants it next
 
         try:
-            _wait(server.child, f"{address}/api/health", log)
+            _wait(server.child, f"{address}/api/health", output)
             server.keep()
             with temporary_settings({PREFECT_API_URL: f"{address}/api"}):
                 try:
@@ -76,19 +75,18 @@ class _Server:
     Without one a run would do its work, and then try for minutes to tell of it.
     """
 
-    def __init__(self, address: str, log: IO[bytes]) -> None:
-        self._address, self._log = address, log
+    def __init__(self, port: int, address: str, output: IO[bytes]) -> None:
+        self._port, self._address, self._output = port, address, output
         self._ended = threading.Event()
         self._keeper = threading.Thread(target=self._keep, name="server", daemon=True)
         self.child = self._start()
 
     def _start(self) -> subprocess.Popen[bytes]:
-        url = urlsplit(self._address)
         return start_child(
             "import runpy; runpy.run_module('prefect', run_name='__main__')",
-            ["server", "start", "--host", str(url.hostname), "--port", str(url.port),
+            ["server", "start", "--host", "127.0.0.1", "--port", str(self._port),
              "--log-level", "WARNING"],
-            stdout=self._log, stderr=subprocess.STDOUT,
+            stdout=self._output, stderr=subprocess.STDOUT,
             env=os.environ | {
                 # Otherwise its pages ask port 4200.
                 "PREFECT_SERVER_UI_API_URL": f"{self._address}/api",
@@ -153,12 +151,12 @@ def wait_until_recorded(flow_run: UUID, task_runs: int, seconds: float = RECORD_
             time.sleep(0.2)
 
 
-def _wait(child: subprocess.Popen[bytes], health: str, log: IO[bytes]) -> None:
+def _wait(child: subprocess.Popen[bytes], health: str, output: IO[bytes]) -> None:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if child.poll() is not None:
-            log.seek(0)
-            said = log.read().decode(errors="replace")[-2000:]
+            output.seek(0)
+            said = output.read().decode(errors="replace")[-2000:]
             raise SystemFault(f"the Prefect server ended with {child.returncode}:\n{said}")
         with suppress(OSError), urlopen(health, timeout=2):
             return

@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
@@ -339,10 +339,7 @@ def _show_verdict(verdict: Verdict, out: str, storage_option: tuple[str, ...]) -
         f"  {size(verdict.output_bytes)} in {escape(redact_url(out))}; of the job's "
         f"{plural(verdict.rows, 'row')} {verdict.failed:,} failed and {verdict.left:,} are left"
     )
-    for finding in verdict.findings[:FINDINGS_SHOWN]:
-        console.print(f"  {finding.kind:>8}  {escape(finding.path)}: {escape(finding.why)}")
-    if len(verdict.findings) > FINDINGS_SHOWN:
-        console.print(f"  and {len(verdict.findings) - FINDINGS_SHOWN:,} more (--json has all)")
+    _show_first([f"{one.kind:>8}  {one.path}: {one.why}" for one in verdict.findings])
     if verdict.wrong:
         command = _command("verify", out, storage_option, "--repair")
         console.print(f"  {escape(command)} does them again")
@@ -365,14 +362,18 @@ def prune_results(out: str, yes: bool, as_json: bool, storage_option: tuple[str,
             f"SOURCE does not have any more; {plural(len(gone.files), 'file')}, "
             f"{size(gone.bytes)}, of no other row"
         )
-        for path in gone.files[:FINDINGS_SHOWN]:
-            console.print(f"  {escape(path)}")
-        if len(gone.files) > FINDINGS_SHOWN:
-            console.print(f"  and {len(gone.files) - FINDINGS_SHOWN:,} more (--json has all)")
-    if not as_json and (gone.rows or gone.files):
-        command = _command("prune", out, storage_option, "--yes")
-        console.print("  removed" if yes else f"  {escape(command)} removes them")
+        _show_first(gone.files)
+        if gone.rows or gone.files:
+            command = _command("prune", out, storage_option, "--yes")
+            console.print("  removed" if yes else f"  {escape(command)} removes them")
     return 0
+
+
+def _show_first(lines: Sequence[str]) -> None:
+    for line in lines[:FINDINGS_SHOWN]:
+        console.print(f"  {escape(line)}")
+    if len(lines) > FINDINGS_SHOWN:
+        console.print(f"  and {len(lines) - FINDINGS_SHOWN:,} more (--json has all)")
 
 
 def _storage(out: str, storage_option: tuple[str, ...], allow_private: bool = False) -> Storage:

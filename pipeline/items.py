@@ -9,8 +9,7 @@ import pyarrow as pa
 
 from pipeline.codec import Pixels
 from pipeline.errors import RowError
-from pipeline.ledger import LEDGER_SCHEMA, now, row_keys
-from pipeline.manifest.rows import ROW_SCHEMA
+from pipeline.ledger import LEDGER_SCHEMA, carried_columns, now, row_keys
 from pipeline.results import Failure, ShardResult
 from pipeline.styles.mix import Mix
 from pipeline.url import redact_url
@@ -95,12 +94,6 @@ def by_row(part: pa.Table | None) -> Rows:
         return {}
     rows = part.select(LEDGER_SCHEMA.names).to_pylist()
     return {(row["id"], row["variant"]): row for row in rows}
-
-
-def carried_columns(rows: pa.Table) -> list[str]:
-    """Names of the manifest's own columns, of ``rows`` as plan.Shard has them."""
-    planned = {*ROW_SCHEMA.names, "variant", "_output_name"}
-    return [name for name in rows.column_names if name not in planned]
 
 
 def part_of(finished: list[Item], before: pa.Table | None, rows: pa.Table) -> pa.Table:

@@ -167,7 +167,8 @@ def _parsed(url: str, data: bytes, columns: Sequence[str] | None = None) -> pa.T
     try:
         file = pq.ParquetFile(pa.BufferReader(data))
         part = file.read(None if columns is None else list(columns))
-        for field in LEDGER_SCHEMA:
+        wanted = [f for f in LEDGER_SCHEMA if columns is None or f.name in columns]
+        for field in wanted:
             if field.nullable and field.name not in part.column_names:  # older than the column
                 part = part.append_column(field, pa.nulls(len(part), field.type))
         return part if columns is None else part.select(list(columns))
@@ -192,6 +193,11 @@ def result_source(out: str, row: Mapping[str, Any]) -> Source:
     url = join(out, row["output_uri"])
     offset = row["output_offset"]
     return Source(url) if offset is None else Source(url, offset, row["output_bytes"])
+
+
+def carried_columns(rows: pa.Table) -> list[str]:
+    """Names of the manifest's own columns, of rows as plan.Shard or the ledger has them."""
+    return [name for name in rows.column_names if name not in RESERVED]
 
 
 def row_keys(rows: pa.Table) -> list[tuple[str, int]]:

@@ -242,9 +242,7 @@ class _Settled:
         """
         if not len(self.keys):
             return np.full(len(keys), NEW, np.int8), np.zeros(len(keys), np.int64), 0
-        place = np.searchsorted(self.keys, keys)
-        place[place == len(self.keys)] = 0
-        known = self.keys[place] == keys
+        place, known = _places(self.keys, keys)
         # The ledger holds addresses without their secrets.
         changed = _differ(hashes(recorded_uris(rows.column("source_uri"))), self.uris[place])
         changed |= _differ(_numbers(rows.column("source_size")), self.sizes[place])
@@ -363,9 +361,16 @@ def hashes(texts: pa.Array | pa.ChunkedArray) -> NDArray[np.int64]:
 
 def contains(known: NDArray[np.int64], keys: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Which of ``keys`` are among ``known``, which are in order."""
+    return _places(known, keys)[1] if len(known) else np.zeros(len(keys), bool)
+
+
+def _places(
+    known: NDArray[np.int64], keys: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Where each of ``keys`` is in ``known``, of at least one in order, and whether it is there."""
     place = np.searchsorted(known, keys)
     place[place == len(known)] = 0
-    return known[place] == keys if len(known) else np.zeros(len(keys), bool)
+    return place, known[place] == keys
 
 
 def _hashes_of_few(

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import chain
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.claim import Claim
 from pipeline.errors import RequestError
 from pipeline.job import Job
 from pipeline.layouts import commit_less
-from pipeline.ledger import DamagedPart, Ledger
+from pipeline.ledger import Ledger
 from pipeline.manifest import open_manifest
 from pipeline.output import Output
 from pipeline.plan import asked_for, contains, hashes, output_names
@@ -70,19 +70,17 @@ def find_gone(storage: Storage, out: str) -> Gone:
     if not len(gone.asked_for):
         raise RequestError(f"{manifest.name} has no images; so nothing is taken for gone")
     known = [np.empty(0, np.int64)]
-    columns = ["id", "variant", "output_uri"]
-    for shard, part in chain.from_iterable(Ledger(storage, out).read_parts(columns)):
-        if isinstance(part, DamagedPart):
-            raise RequestError(str(part))
-        kept = part.filter(gone.is_kept(part))
+    for batch in Ledger(storage, out).scan(["id", "variant", "output_uri", "shard"]):
+        rows = pa.Table.from_batches([batch])
+        is_kept = gone.is_kept(rows)
+        kept, others = rows.filter(is_kept), rows.filter(pc.invert(is_kept))
         gone.kept += len(kept)
-        known.append(hashes(kept.column("output_uri")))
-        if len(kept) < len(part):
-            gone.rows += len(part) - len(kept)
-            gone.shards.append(shard)
-    for file in unknown_files(storage, out, np.sort(np.concatenate(known))):
-        gone.files.append(file.uri[len(out) + 1 :])
-        gone.bytes += file.size or 0
+        gone.rows += len(others)
+        gone.shards += pc.unique(others["shard"]).to_pylist()
+        known.append(hashes(kept["output_uri"]))
+    for path, size in unknown_files(storage, out, np.sort(np.concatenate(known))):
+        gone.files.append(path)
+        gone.bytes += size or 0
     return gone
 
 

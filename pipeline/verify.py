@@ -22,15 +22,18 @@ from pipeline.errors import RowError
 from pipeline.job import FOLDERS
 from pipeline.layouts.packed import is_as_written, packed_in
 from pipeline.ledger import DamagedPart, Ledger, result_source, row_keys
-from pipeline.manifest.listings import Found, files_below
+from pipeline.manifest.listings import files_below
 from pipeline.output import Output
-from pipeline.overlap import ahead
+from pipeline.overlap import ahead, chunks
 from pipeline.plan import contains, hashes
 from pipeline.storage import ABSENT, Storage
 from pipeline.url import join
 
 # Results that are fetched together, and how many such groups at a time.
 CHUNK, THREADS = 64, 4
+
+# Files that are looked up together.
+LISTED = 1024
 
 COLUMNS = ("id", "variant", "status", "output_uri", "output_offset", "output_bytes",
            "output_sha256", "shard")  # fmt: skip
@@ -139,8 +142,8 @@ def verify(storage: Storage, out: str, on_progress: Callable[[int], None]) -> Ve
                 verdict.findings += _around(ledger, packed[uri], uri)
     verdict.findings += _doubled(ledger, np.concatenate(rows))
     verdict.findings += [
-        Finding("extra", file.uri[len(out) + 1 :], "no row of the ledger has made it")
-        for file in unknown_files(storage, out, np.sort(np.concatenate(outputs)))
+        Finding("extra", path, "no row of the ledger has made it")
+        for path, _ in unknown_files(storage, out, np.sort(np.concatenate(outputs)))
     ]
     return verdict
 
@@ -198,13 +201,23 @@ def _doubled(ledger: Ledger, keys: NDArray[np.int64]) -> Iterator[Finding]:
             yield Finding("doubled", path, f"{key[0]} stands in the ledger twice", shard, key)
 
 
-def unknown_files(storage: Storage, out: str, known: NDArray[np.int64]) -> Iterator[Found]:
-    """Files among the results whose paths below ``out`` are not ``known``: hashes(), in order."""
+def unknown_files(
+    storage: Storage, out: str, known: NDArray[np.int64]
+) -> Iterator[tuple[str, int | None]]:
+    """Files among the results that are not ``known``: paths below ``out``, and bytes.
+
+    Args:
+        known: hashes() of paths, in order.
+    """
     for folder in sorted(set(FOLDERS.values())):
         with suppress(FileNotFoundError):  # nothing was done yet
-            for file in files_below(storage, join(out, folder)):
-                if not contains(known, np.array([hash(file.uri[len(out) + 1 :])]))[0]:
-                    yield file
+            for files in chunks(files_below(storage, join(out, folder)), LISTED):
+                paths = [file.uri[len(out) + 1 :] for file in files]
+                for path, file, is_known in zip(
+                    paths, files, contains(known, hashes(pa.array(paths))), strict=True
+                ):
+                    if not is_known:
+                        yield path, file.size
 
 
 def _row_hashes(rows: pa.Table) -> NDArray[np.int64]:

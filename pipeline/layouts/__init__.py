@@ -12,7 +12,6 @@ from pipeline.job import FOLDERS, Settings
 from pipeline.layouts.packed import Packed, packed_in
 from pipeline.layouts.parquet import ParquetTable
 from pipeline.layouts.webdataset import Tar
-from pipeline.ledger import LEDGER_SCHEMA
 from pipeline.storage import Storage
 from pipeline.url import join
 
@@ -106,6 +105,5 @@ def commit_less(
         return
     kinds = {kind.suffix: kind for kind in PACKED.values()}
     kind = kinds[min(packed).rpartition(".")[2]]
-    own = [name for name in before.column_names if name not in LEDGER_SCHEMA.names]
-    with kind(storage, out, shard, before.select(["id", "variant", *own]), before) as layout:
+    with kind(storage, out, shard, before, before) as layout:
         layout.finish(after, len(after), commit)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import posixpath
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, ClassVar, Self
 
@@ -16,9 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import RowError, SystemFault
-from pipeline.items import Item, carried_columns
+from pipeline.items import Item
 from pipeline.job import FOLDERS
-from pipeline.ledger import LEDGER_SCHEMA, Ledger, result_source
+from pipeline.ledger import LEDGER_SCHEMA, Ledger, carried_columns, result_source
 from pipeline.manifest.listings import has_image_suffix
 from pipeline.overlap import chunks
 from pipeline.storage import Storage, told
@@ -69,10 +68,7 @@ class Packed(ABC):
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.file.close()
-        if isinstance(self.file.name, str):
-            with suppress(OSError):  # it has another name by now
-                os.unlink(self.file.name)
+        self._storage.discard(self.file)
 
     @abstractmethod
     def add(self, rows: pa.Table, images: Sequence[bytes]) -> list[int]:
@@ -165,8 +161,7 @@ class Packed(ABC):
             if hashlib.sha256(image).hexdigest() != place["output_sha256"]:
                 raise self._unfit(place["output_uri"], "it is damaged")
             images.append(image)
-        own = [name for name in part.column_names if name not in LEDGER_SCHEMA.names]
-        return self._add(part.select([*FACTS, *own]), images)
+        return self._add(part.select([*FACTS, *carried_columns(part)]), images)
 
     def _unfit(self, uri: str, why: str) -> SystemFault:
         out = redact_url(self._out)

@@ -10,9 +10,8 @@ from contextlib import suppress
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.items import carried_columns
 from pipeline.layouts.packed import FACTS, Packed, image_name
-from pipeline.ledger import LEDGER_SCHEMA
+from pipeline.ledger import LEDGER_SCHEMA, carried_columns
 from pipeline.storage import Storage
 
 # As Hugging Face's datasets have an image in a table, and know it by.

@@ -311,6 +311,13 @@ class Storage:
                 name = f"/proc/self/fd/{file.fileno()}"
                 self.patiently(url, lambda fs, path: fs.put_file(name, path))
 
+    def discard(self, file: BinaryIO) -> None:
+        """Close what spool() gave; what has not been put is gone."""
+        file.close()
+        if isinstance(file.name, str):
+            with suppress(OSError):  # it has another name by now
+                os.unlink(file.name)
+
     def create(self, url: str, data: bytes) -> bool:
         """Put ``data`` at ``url`` unless something is there; whether it was put.
 

@@ -52,9 +52,10 @@ def evaluate(
     if size % 4 or size < MIN_SIDE:
         raise RequestError(f"--size {size}: give a multiple of 4 from {MIN_SIDE} on")
     try:
-        on = pick_device(device_name(device))
+        device_name(device)
     except ValueError as error:
         raise RequestError(f"--device {device}: {error}") from error
+    on = pick_device(device)
     files = [_painting_of(card, Path(paintings).expanduser()) for card in pack.cards]
     pictures = [
         read_painting(str(file), card.training["style_size"])

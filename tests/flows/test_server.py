@@ -24,9 +24,10 @@ SHARDS = 30
 
 @contextmanager
 def started(
-    source: Path, out: Path, pack: str, folder: Path, **environment: str
-) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """A run that has done its first shard, and its own server, if it has one."""
+    folder: Path, pack: str, **environment: str
+) -> Iterator[tuple[subprocess.Popen[str], Path, int]]:
+    """A run that has done its first shard, its results, and its own server, if it has one."""
+    source, out = write_photos(folder / "photos", SHARDS, size=500), folder / "out"
     command = [
         *RESTYLE, "run", str(source), "--out", str(out), "--style", "red", "--pack", pack,
         "--device", "cpu", "--shard-size", "1", "--workers", "1",
@@ -38,7 +39,7 @@ def started(
     )  # fmt: skip
     try:
         wait_until(lambda: committed(out) > 0 or run.poll() is not None)
-        yield run, next((pid for pid in family(run.pid) if "runpy" in command_of(pid)), 0)
+        yield run, out, next((pid for pid in family(run.pid) if "runpy" in command_of(pid)), 0)
     finally:
         kill(family(run.pid))
 
@@ -60,9 +61,7 @@ def test_a_server_that_has_gone_is_not_waited_for() -> None:
 def test_workers_go_on_while_the_server_does_not_answer_and_it_is_told_all_the_same(
     tmp_path: Path, pack: str
 ) -> None:
-    source = write_photos(tmp_path / "photos", SHARDS, size=500)
-    out = tmp_path / "out"
-    with started(source, out, pack, tmp_path) as (run, server):
+    with started(tmp_path, pack) as (run, out, server):
         os.kill(server, signal.SIGSTOP)
         try:
             assert committed(out) < SHARDS / 2
@@ -79,9 +78,7 @@ def test_workers_go_on_while_the_server_does_not_answer_and_it_is_told_all_the_s
 def test_a_server_that_dies_is_started_again_and_the_run_ends_well(
     tmp_path: Path, pack: str
 ) -> None:
-    source = write_photos(tmp_path / "photos", SHARDS, size=500)
-    out = tmp_path / "out"
-    with started(source, out, pack, tmp_path) as (run, server):
+    with started(tmp_path, pack) as (run, out, server):
         os.kill(server, signal.SIGKILL)
         said = run.communicate(timeout=180)[0]
     assert run.returncode == 0, said
@@ -93,8 +90,6 @@ def test_a_server_that_dies_is_started_again_and_the_run_ends_well(
 
 
 def test_a_server_of_others_that_goes_is_told_in_a_line(tmp_path: Path, pack: str) -> None:
-    source = write_photos(tmp_path / "photos", SHARDS, size=500)
-    out = tmp_path / "out"
     with _port() as port:
         command = [sys.executable, "-m", "prefect", "server", "start", "--port", str(port)]
         environment = {
@@ -105,7 +100,7 @@ def test_a_server_of_others_that_goes_is_told_in_a_line(tmp_path: Path, pack: st
         server = subprocess.Popen(command, env=os.environ | environment, stdout=subprocess.DEVNULL)
         try:
             wait_until(lambda: answers(f"http://127.0.0.1:{port}/api/health"), 120)
-            with started(source, out, pack, tmp_path, **environment) as (run, _):
+            with started(tmp_path, pack, **environment) as (run, out, _):
                 kill(family(server.pid))
                 said = run.communicate(timeout=180)[0]
         finally:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 import tarfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pipeline.job import Job
 from pipeline.ledger import Ledger
@@ -28,10 +29,17 @@ def changed(job: Job, **settings: Any) -> Job:
     return Job.model_validate({**job.model_dump(), **settings})
 
 
+def manifest(job: Job, uris: Sequence[str], **columns: Any) -> Job:
+    """The job with a manifest beside its photos."""
+    path = Path(job.source) / "m.parquet"
+    pq.write_table(pa.table({"uri": list(uris), **columns}), path)
+    return changed(job, source=str(path))
+
+
 def read_rows(source: str | Path, **options: Any) -> pa.Table:
     """All rows of a manifest."""
-    manifest = open_manifest(Storage(), str(source), **options)
-    return pa.Table.from_batches(manifest.read(), manifest.schema)
+    opened = open_manifest(Storage(), str(source), **options)
+    return pa.Table.from_batches(opened.read(), opened.schema)
 
 
 def run_job(job: Job) -> Summary:

@@ -29,16 +29,9 @@ from pipeline.styles.pack import find_pack
 from pipeline.stylizer import Stylizer
 from pipeline.url import join
 from tests.conftest import jpeg, open_image, picture, write_photos
-from tests.pipeline.runs import changed, ledger_of, plan_job, run_job, write_tar
+from tests.pipeline.runs import changed, ledger_of, manifest, plan_job, run_job, write_tar
 from tests.pipeline.servers import files, serving
 from tests.processes import wait_until
-
-
-def manifest(job: Job, uris: Sequence[str], **columns: Any) -> Job:
-    """The job with a manifest beside its photos."""
-    path = Path(job.source) / "m.parquet"
-    pq.write_table(pa.table({"uri": list(uris), **columns}), path)
-    return changed(job, source=str(path))
 
 
 def result(job: Job, name: str) -> bytes:

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.job import Job
 from pipeline.storage import Storage
 from pipeline.url import join
 from pipeline.verify import verify
-from tests.pipeline.runs import changed
+from tests.pipeline.runs import manifest
 
 
-def manifest(job: Job, **columns: Any) -> Job:
+def labelled(job: Job, **columns: Any) -> Job:
     """The job with a manifest of the first photos."""
-    count = len(next(iter(columns.values())))
-    path = Path(job.source) / "m.parquet"
-    uris = [f"{number:03d}.jpg" for number in range(count)]
-    pq.write_table(pa.table({"uri": uris, "id": uris} | columns), path)
-    return changed(job, source=str(path))
+    uris = [f"{number:03d}.jpg" for number in range(len(next(iter(columns.values()))))]
+    return manifest(job, uris, id=uris, **columns)
 
 
 def packed_files(job: Job) -> list[str]:

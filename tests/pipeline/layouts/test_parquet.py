@@ -13,7 +13,7 @@ import pytest
 from pipeline.errors import RequestError
 from pipeline.job import Job
 from tests.conftest import jpeg, open_image
-from tests.pipeline.layouts.packing import assert_sound, manifest
+from tests.pipeline.layouts.packing import assert_sound, labelled
 from tests.pipeline.runs import changed, ledger_of, run_job
 
 
@@ -34,7 +34,7 @@ def test_a_row_has_its_image_and_what_belongs_to_it(table: Job) -> None:
         "mask": [b"a", b"b", None],
         "kind": pa.array(["cat", "dog", "cat"]).dictionary_encode(),
     }
-    job = manifest(table, **columns)
+    job = labelled(table, **columns)
     run_job(job)
     rows = read(job)
     names = ["id", "variant", "style", "strength", "seed", "source_uri"]
@@ -71,10 +71,10 @@ def test_images_that_are_alike_and_large_are_found(table: Job, image_format: str
 
 
 def test_columns_come_and_go_with_the_manifest(table: Job) -> None:
-    job = manifest(table, label=["a", "b", "c", "d"], old=[1, 2, 3, 4])
+    job = labelled(table, label=["a", "b", "c", "d"], old=[1, 2, 3, 4])
     run_job(job)
     (Path(job.source).parent / "002.jpg").write_bytes(jpeg(seed=60))
-    run_job(manifest(table, label=["a", "b", "c", "d"], new=[0.5, 1.5, 2.5, 3.5]))
+    run_job(labelled(table, label=["a", "b", "c", "d"], new=[0.5, 1.5, 2.5, 3.5]))
     assert_sound(job)
     rows = read(job)
     assert rows["label"].to_pylist() == ["a", "b", "c", "d"]
@@ -83,7 +83,7 @@ def test_columns_come_and_go_with_the_manifest(table: Job) -> None:
 
 
 def test_a_column_image_of_the_manifest_is_refused(table: Job) -> None:
-    job = manifest(table, image=["a"])
+    job = labelled(table, image=["a"])
     with pytest.raises(RequestError, match="column 'image'"):
         run_job(job)
     assert run_job(changed(job, layout="webdataset")).done == 1

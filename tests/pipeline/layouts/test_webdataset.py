@@ -14,7 +14,7 @@ import webdataset
 from pipeline.errors import RequestError
 from pipeline.job import Job
 from tests.conftest import jpeg
-from tests.pipeline.layouts.packing import assert_sound, manifest, packed_files
+from tests.pipeline.layouts.packing import assert_sound, labelled, packed_files
 from tests.pipeline.runs import changed, ledger_of, run_job, write_tar
 
 
@@ -34,7 +34,7 @@ def samples(job: Job) -> dict[str, dict[str, Any]]:
 
 
 def test_the_library_reads_image_row_and_label(packed: Job) -> None:
-    job = manifest(packed, label=["cat", "dog", None], cls=[2, 0, 1], txt=["a cat", None, ""])
+    job = labelled(packed, label=["cat", "dog", None], cls=[2, 0, 1], txt=["a cat", None, ""])
     run_job(job)
     read = samples(job)
     assert read.keys() == {"000", "001", "002"}
@@ -56,7 +56,7 @@ def test_what_json_has_no_words_for_is_in_the_ledger_alone(packed: Job) -> None:
         "mask": [b"\0\1"],
         "masks": [[b"\0\1"]],
     }
-    job = manifest(packed, **columns)
+    job = labelled(packed, **columns)
     run_job(job)
     told = samples(job)["000"]["json"]
     assert told["when"].startswith("2026-01-02 00:00:00")
@@ -76,7 +76,7 @@ def test_odd_values_of_columns_do_not_stop_a_run(packed: Job) -> None:
         "cls": [2.0, None, 0.0],
         "txt": [[1, None], None, []],
     }
-    job = manifest(packed, **columns)
+    job = labelled(packed, **columns)
     run_job(job)
     read = samples(job)
     assert read["000"]["json"]["when"] == "1970-01-01 00:00:00.000000Z"
@@ -134,7 +134,7 @@ def test_no_two_rows_become_one_sample(packed: Job) -> None:
 
 
 def test_samples_that_stay_keep_all_their_files(packed: Job) -> None:
-    job = manifest(packed, cls=[4, 5, 6, 7], label=["a", "b", "c", "d"])
+    job = labelled(packed, cls=[4, 5, 6, 7], label=["a", "b", "c", "d"])
     run_job(job)
     before = samples(job)
     (Path(job.source).parent / "002.jpg").write_bytes(jpeg(seed=60))
