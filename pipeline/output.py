@@ -159,9 +159,13 @@ class Output:
         )
         self._write("job.json", record.model_dump_json(indent=2))
 
-    def forget_gone(self) -> None:
-        """Say that the ledger has no rows any more that were asked for earlier only."""
-        record = self.require_job().model_copy(update={"gone": 0})
+    def recount(self, rows: int, gone: int) -> None:
+        """Say how many rows there are by now.
+
+        Args:
+            rows, gone: as in JobRecord.
+        """
+        record = self.require_job().model_copy(update={"rows": rows, "gone": gone})
         self._write("job.json", record.model_dump_json(indent=2))
 
     def finish(self, success: bool) -> None:

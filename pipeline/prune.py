@@ -45,6 +45,12 @@ class Gone:
     shards: list[str] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
 
+    @property
+    def job_rows(self) -> int:
+        """Rows of the job as it is now."""
+        rows = len(self.asked_for)
+        return rows if self.job.limit is None else min(rows, self.job.limit * self.job.variants)
+
     def is_kept(self, rows: pa.Table) -> pa.Array:
         """Which rows of the ledger the job asks for."""
         ids, variants = (rows.column(name).combine_chunks() for name in ("id", "variant"))
@@ -63,10 +69,10 @@ def find_gone(storage: Storage, out: str) -> Gone:
         RequestError: there is no job, or its source cannot be read, or a part of the ledger.
         SystemFault: the storage does not answer.
     """
-    # Of a job that was tried with --limit the others are not gone.
-    job = Job.model_validate(Output(storage, out).require_job().job | {"limit": None})
+    job = Job.model_validate(Output(storage, out).require_job().job)
     manifest = open_manifest(storage, job.source, out=out, allow_schemes=job.allow_scheme)
-    gone = Gone(job, asked_for(manifest, job))
+    # Of a job that was tried with --limit the others are not gone.
+    gone = Gone(job, asked_for(manifest, job.model_copy(update={"limit": None})))
     if not len(gone.asked_for):
         raise RequestError(f"{manifest.name} has no images; so nothing is taken for gone")
     known = [np.empty(0, np.int64)]
@@ -100,7 +106,7 @@ def prune(storage: Storage, out: str) -> Gone:
             _take_out(storage, out, shard, gone)
         with ThreadPoolExecutor(THREADS, "prune") as pool:
             list(pool.map(storage.delete, (join(out, path) for path in gone.files)))
-        Output(storage, out).forget_gone()
+        Output(storage, out).recount(gone.job_rows, max(0, gone.kept - gone.job_rows))
     finally:
         claim.release()
     return gone

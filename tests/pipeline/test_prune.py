@@ -53,13 +53,14 @@ def test_results_of_photos_that_have_gone_are_found_and_removed(done: Job) -> No
     assert (removed.rows, removed.files) == (found.rows, found.files)
     assert ids(done) == ["000.jpg", "002.jpg", "003.jpg"]
     verdict = verify(storage, done.out, lambda rows: None)
-    assert (verdict.findings, verdict.done) == ([], 3)
+    assert (verdict.findings, verdict.done, verdict.left) == ([], 3, 0)
     assert {row["id"]: row["output_sha256"] for row in ledger_of(done.out).to_pylist()} == {
         name: before[name] for name in ids(done)
     }
     assert len(Ledger(storage, done.out).shards()) == 1
     status = read_status(storage, done.out)
     assert (status.done, status.job.gone, status.succeeded) == (3, 0, True)
+    assert (status.job.rows, status.left) == (3, 0)
     again = find_gone(storage, done.out)
     assert (again.rows, again.files) == (0, [])
     assert run_job(done).new_done == 0
@@ -94,7 +95,9 @@ def test_fewer_variants_leave_the_others_behind(job: Job) -> None:
 def test_what_a_limit_leaves_out_has_not_gone(job: Job) -> None:
     run_job(job)
     run_job(changed(job, limit=2))
-    assert find_gone(Storage(), job.out).rows == 0
+    assert prune(Storage(), job.out).rows == 0
+    status = read_status(Storage(), job.out)
+    assert (status.job.rows, status.job.gone, status.left) == (2, 6, 0)
 
 
 def test_a_source_without_images_makes_nothing_gone(job: Job) -> None:
