@@ -43,11 +43,13 @@ class Claim:
 
     Attributes:
         lost: who has taken it over, once that was seen while renewing it.
+        token: tells it from all others.
     """
 
     def __init__(self, storage: Storage, out: str) -> None:
         self._storage, self._out = storage, out
         self.lost = ""
+        self.token = uuid.uuid4().hex
         self._url = join(out, NAME)
         self._who = {
             "host": socket.gethostname(),
@@ -55,7 +57,7 @@ class Claim:
             "pid": os.getpid(),
             "started": _started(os.getpid()),
             "since": datetime.now(UTC).isoformat(timespec="seconds"),
-            "token": uuid.uuid4().hex,
+            "token": self.token,
         }
         self._ended = threading.Event()
         self._renewing: threading.Thread | None = None
@@ -112,12 +114,9 @@ class Claim:
         """
         self._see(self._read())
 
-    def _see(self, theirs: dict[str, Any] | None) -> None:
-        if theirs is not None and not self._is_ours(theirs):
-            raise TakenOver(
-                f"another run has taken over {redact_url(self._out)}: process "
-                f"{theirs.get('pid')} on {theirs.get('host')}"
-            )
+    def _see(self, found: dict[str, Any] | None) -> None:
+        if found is not None:
+            _check(found, self.token, self._out)
 
     def _renew(self) -> None:
         while not self._ended.wait(RENEWED_EVERY):
@@ -145,7 +144,7 @@ class Claim:
         return _parsed(self._storage.read_one(self._url))
 
     def _is_ours(self, found: dict[str, Any] | None) -> bool:
-        return found is not None and found.get("token") == self._who["token"]
+        return found is not None and found.get("token") == self.token
 
     def _is_renewed(self, theirs: dict[str, Any]) -> bool:
         """Whether a claim changes while we look: clocks of two machines need not agree."""
@@ -155,6 +154,26 @@ class Claim:
             if self._read() != theirs:
                 return True
         return False
+
+
+def check_claim(storage: Storage, out: str, token: str) -> None:
+    """See whether the folder ``out`` is still that of the run whose claim has ``token``.
+
+    Raises:
+        TakenOver: it is not. SystemFault: the claim cannot be read.
+    """
+    found = _parsed(storage.read_one(join(out, NAME)))
+    if found is None:
+        raise TakenOver(f"the run has ended, or its claim is gone from {redact_url(out)}")
+    _check(found, token, out)
+
+
+def _check(found: dict[str, Any], token: str, out: str) -> None:
+    if found.get("token") != token:
+        raise TakenOver(
+            f"another run has taken over {redact_url(out)}: process {found.get('pid')} on "
+            f"{found.get('host')}"
+        )
 
 
 def who_works_on(storage: Storage, out: str) -> str:

@@ -151,9 +151,8 @@ def begin(request: Request, devices: Sequence[str] = ()) -> tuple[Plan, list[Sha
     plan = Plan()
     request.claim.take()
     try:
-        refs = write_plan(
-            request.storage, join(request.output.scratch, "plan"), _shards(request, plan, devices)
-        )
+        folder, shards = join(request.output.scratch, "plan"), _shards(request, plan, devices)
+        refs = write_plan(request.storage, folder, shards, request.claim.token)
         request.output.begin(
             request.job, request.pack, request.manifest.carried, plan.rows, plan.gone
         )

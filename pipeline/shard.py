@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from pipeline.claim import check_claim
 from pipeline.codec import Pixels, decode, encode
 from pipeline.errors import RowError
 from pipeline.inhand import NOBODY, Board, Suspects
@@ -95,6 +96,7 @@ class ShardWorker:
         rows: pa.Table,
         on_progress: Callable[[int, int], None],
         suspects: Suspects = NOBODY,
+        claim: str = "",
     ) -> ShardResult:
         """Do the rows of a shard and commit it.
 
@@ -107,9 +109,11 @@ class ShardWorker:
             on_progress: is told how many rows got done and failed since it was last told.
             suspects: rows that may end this process, to be done first and one at a time, and
                 rows that are known to.
+            claim: as in ShardRef.
 
         Raises:
-            SystemFault: results cannot be written, or the part cannot be read.
+            SystemFault: results cannot be written, or the part cannot be read, or the output
+                folder is not the run's any more.
         """
         clock = Clock()
         result = ShardResult(key, seconds=clock.seconds)
@@ -130,8 +134,13 @@ class ShardWorker:
                     on_progress(*((0, 1) if item.failure else (1, 0)))
                 if finished:
                     after = part_of(finished, part, rows)
-                    commit = partial(self._ledger.commit, key)
-                    results.finish(after, len(after) - len(finished), commit)
+
+                    def commit(part: pa.Table) -> None:
+                        if claim:  # who stood still may have been given up for dead meanwhile
+                            check_claim(self.storage, self._job.out, claim)
+                        self._ledger.commit(key, part)
+
+                    results.finish(after, len(after) - len(finished), commit, self._board.beat)
         return result
 
     def _one_by_one_first(

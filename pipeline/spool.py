@@ -32,6 +32,7 @@ class ShardRef:
         rows: how many.
         url, offset, size: the file, and where in it the shard's own Parquet file lies, so that
             one request has it and nothing else.
+        claim: token of the claim of the run that has planned it; empty: it has none.
     """
 
     number: int
@@ -40,19 +41,25 @@ class ShardRef:
     url: str
     offset: int
     size: int
+    claim: str = ""
 
 
-def write_plan(storage: Storage, folder: str, shards: Iterable[Shard]) -> list[ShardRef]:
-    """Write shards to files below ``folder``; a reference to each, in order."""
+def write_plan(
+    storage: Storage, folder: str, shards: Iterable[Shard], claim: str = ""
+) -> list[ShardRef]:
+    """Write shards to files below ``folder``; a reference to each, in order.
+
+    Args:
+        claim: as in ShardRef.
+    """
     refs: list[ShardRef] = []
-    for number, batch in enumerate(chunks(shards, SHARDS_PER_FILE)):
-        url = join(folder, f"{number:06d}.shards")
+    for file, batch in enumerate(chunks(shards, SHARDS_PER_FILE)):
+        url = join(folder, f"{file:06d}.shards")
         buffer = io.BytesIO()
         for shard in batch:
             data = _file_of(shard.rows)
-            refs.append(
-                ShardRef(len(refs) + 1, shard.key, len(shard.rows), url, buffer.tell(), len(data))
-            )
+            number, place = len(refs) + 1, (url, buffer.tell(), len(data))
+            refs.append(ShardRef(number, shard.key, len(shard.rows), *place, claim))
             buffer.write(data)
         storage.write({url: buffer.getvalue()})
     return refs

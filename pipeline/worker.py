@@ -129,7 +129,7 @@ def _do(worker: ShardWorker, ref: ShardRef, suspects: Suspects, line: _Line) -> 
 
     rows = read_shard(worker.storage, ref)
     with _looked_at(worker) as queues:
-        result = worker.run(ref.key, rows, on_progress, suspects)
+        result = worker.run(ref.key, rows, on_progress, suspects, ref.claim)
     busy = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in result.seconds.items())
     log.info("%d done, %d failed; busy: %s", result.done, result.failed, busy)
     return result

@@ -30,12 +30,16 @@ class Layout(Protocol):
     def put(self, items: list[Item]) -> list[Item]:
         """Take the data of those that have not failed, and record where it lies."""
 
-    def finish(self, part: pa.Table, kept: int, commit: Callable[[pa.Table], None]) -> None:
+    def finish(
+        self, part: pa.Table, kept: int, commit: Callable[[pa.Table], None],
+        beat: Callable[[], None],
+    ) -> None:  # fmt: skip
         """Have it all in its place, and only then ``commit``.
 
         Args:
             part: what the ledger is to say; its first ``kept`` rows are of earlier runs, and what
                 it says of their places may have to change.
+            beat: is called whenever there is progress, as this may take long.
 
         Raises:
             SystemFault: something cannot be written, or results of earlier runs not be read.
@@ -66,7 +70,10 @@ class Files:
             item.record["output_uri"] = join(FOLDERS["files"], item.row["_output_name"])
         return items
 
-    def finish(self, part: pa.Table, kept: int, commit: Callable[[pa.Table], None]) -> None:
+    def finish(
+        self, part: pa.Table, kept: int, commit: Callable[[pa.Table], None],
+        beat: Callable[[], None],
+    ) -> None:  # fmt: skip
         """As Layout has it."""
         commit(part)
 
@@ -106,4 +113,4 @@ def commit_less(
     kinds = {kind.suffix: kind for kind in PACKED.values()}
     kind = kinds[min(packed).rpartition(".")[2]]
     with kind(storage, out, shard, before, before) as layout:
-        layout.finish(after, len(after), commit)
+        layout.finish(after, len(after), commit, lambda: None)

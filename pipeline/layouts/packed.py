@@ -103,11 +103,15 @@ class Packed(ABC):
             item.record["output_offset"] = offset
         return items
 
-    def finish(self, part: pa.Table, kept: int, commit: Callable[[pa.Table], None]) -> None:
+    def finish(
+        self, part: pa.Table, kept: int, commit: Callable[[pa.Table], None],
+        beat: Callable[[], None],
+    ) -> None:  # fmt: skip
         """Put the file in its place, with what is kept of the one before it, which goes then.
 
         Args:
             part: what the ledger is to say; its first ``kept`` rows are of earlier runs.
+            beat: as Layout has it.
 
         Raises:
             SystemFault: it cannot be written, or the one before not be read.
@@ -118,7 +122,8 @@ class Packed(ABC):
         for rows in chunks(staying, CHUNK, lambda row: sizes[row], CHUNK_BYTES):
             for row, offset in zip(rows, self._take_over(part.take(rows)), strict=True):
                 offsets[row] = offset
-        uri = "" if self._is_empty else self._write()
+            beat()
+        uri = "" if self._is_empty else self._write(beat)
         is_here = pc.is_valid(pa.array(offsets, pa.int64()))
         uris = pc.if_else(is_here, uri, part["output_uri"])
         part = _replaced(part, "output_uri", uris)
@@ -132,7 +137,7 @@ class Packed(ABC):
         temporary = "the folder for temporary files (TMPDIR) cannot take"
         return told("cannot write" if is_here else temporary, self._url)
 
-    def _write(self) -> str:
+    def _write(self, beat: Callable[[], None]) -> str:
         """Put the file in its place, and tell which that is, relative to the output folder.
 
         What is under one name never changes: a worker that was given up for lost, and comes to
@@ -141,7 +146,7 @@ class Packed(ABC):
         with self._gathering():
             self.close()
             uri = join(FOLDER, f"{self._shard}-{_digest(self.file)}.{self.suffix}")
-        self._storage.write_file(join(self._out, uri), self.file)
+        self._storage.write_file(join(self._out, uri), self.file, beat)
         return uri
 
     def _add(self, rows: pa.Table, images: Sequence[bytes]) -> list[int]:

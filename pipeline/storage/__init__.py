@@ -13,6 +13,7 @@ from functools import cache, partial
 from typing import Any, BinaryIO
 
 from fsspec import AbstractFileSystem, filesystem
+from fsspec.callbacks import Callback
 
 from pipeline.errors import RequestError, RowError, SystemFault
 from pipeline.storage import disk, retry
@@ -297,8 +298,11 @@ class Storage:
             return disk.spool(self._scratch or os.path.dirname(absolute(url)))
         return tempfile.TemporaryFile()
 
-    def write_file(self, url: str, file: BinaryIO) -> None:
+    def write_file(self, url: str, file: BinaryIO, on_part: Callable[[], None]) -> None:
         """Put what is in ``file``, which spool() gave: whole under its name or not at all.
+
+        Args:
+            on_part: is called whenever some megabytes of it have gone over the net.
 
         Raises:
             SystemFault: it could not be written.
@@ -309,7 +313,8 @@ class Storage:
                 disk.move(file.name, absolute(url))
             else:
                 name = f"/proc/self/fd/{file.fileno()}"
-                self.patiently(url, lambda fs, path: fs.put_file(name, path))
+                told_of = Callback(hooks={"part": lambda size, value: on_part()})
+                self.patiently(url, lambda fs, path: fs.put_file(name, path, callback=told_of))
 
     def discard(self, file: BinaryIO) -> None:
         """Close what spool() gave; what has not been put is gone."""

@@ -6,6 +6,7 @@ import io
 import tarfile
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def plan_job(job: Job) -> tuple[Request, list[ShardRef]]:
     request = prepare(job)
     _, refs = begin(request)
     request.claim.release()
-    return request, refs
+    return request, [replace(ref, claim="") for ref in refs]
 
 
 def ledger_of(out: str | Path) -> pa.Table:

@@ -14,12 +14,14 @@ from typing import Any
 import pytest
 
 from flows.cli import main
+from pipeline.claim import TakenOver
 from pipeline.errors import RequestError, SystemFault
-from pipeline.inhand import NOBODY, Suspects
+from pipeline.inhand import NOBODY, Board, Suspects
 from pipeline.job import Job
 from pipeline.layouts import PACKED
 from pipeline.ledger import Ledger, result_source
 from pipeline.report import examples
+from pipeline.run import Request, begin, prepare
 from pipeline.shard import ShardWorker
 from pipeline.spool import read_shard
 from pipeline.storage import Source, Storage
@@ -201,6 +203,48 @@ def test_a_worker_that_was_given_up_and_goes_on_spoils_nothing(
     for one in reversed(commits):
         one()
         assert verify(Storage(), packed.out, lambda rows: None).wrong == []
+
+
+@pytest.mark.parametrize("have_ended", [True, False])
+def test_a_worker_that_was_given_up_commits_nothing(
+    packed: Job, monkeypatch: pytest.MonkeyPatch, have_ended: bool
+) -> None:
+    """It stands still when its file is in place; others do the job, and clear that file away."""
+    request = prepare(packed)
+    _, (ref, _) = begin(request)
+    rows = read_shard(request.storage, ref)
+    write_file = Storage.write_file
+    others: list[Request] = []
+
+    def stand_still(*given: Any) -> None:
+        write_file(*given)
+        monkeypatch.undo()
+        request.claim.release()
+        write_photos(Path(packed.source), 1, first=3)  # so that theirs is another file
+        run_job(packed)
+        if not have_ended:
+            others.append(prepare(packed))
+            begin(others[0])
+
+    monkeypatch.setattr(Storage, "write_file", stand_still)
+    worker = ShardWorker(request.job, request.pack, request.storage)
+    with pytest.raises(TakenOver, match="has ended" if have_ended else "has taken over"):
+        worker.run(ref.key, rows, lambda done, failed: None, claim=ref.claim)
+    for other in others:
+        other.claim.release()
+    assert_sound(packed)
+
+
+def test_putting_a_file_in_its_place_tells_of_progress(anywhere: Job) -> None:
+    """A worker that tells of none is killed for it in the end."""
+    run_job(anywhere)
+    write_photos(Path(anywhere.source), 1, first=3)
+    request, (ref,) = plan_job(anywhere)
+    board = Board()
+    worker = ShardWorker(request.job, request.pack, request.storage, board=board)
+    worker.run(ref.key, read_shard(request.storage, ref), lambda done, failed: None)
+    is_far = not anywhere.out.startswith("/")
+    assert board.beats() > (1 if is_far else 0)
 
 
 def test_large_results_that_stay_are_read_a_few_at_a_time(
