@@ -17,7 +17,7 @@ from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed
 
 from pipeline.job import Job
-from pipeline.plan import Plan
+from pipeline.plan import WHY_OUTDATED, Plan
 from pipeline.results import ShardResult, Summary
 from pipeline.run import Request
 from pipeline.spool import ShardRef
@@ -57,8 +57,10 @@ def stylize(job: Job) -> State[Summary]:
         summary = Summary.of(request.job, plan)
         logger.info(
             "%s rows: %s done before, %s failed before, %s to do in %s shards",
-            *(f"{n:,}" for n in (plan.rows, plan.done, plan.failed, plan.left, len(refs))),
+            *(f"{n:,}" for n in (plan.rows, plan.done, plan.failed, plan.to_do, len(refs))),
         )
+        if plan.outdated:
+            logger.info("%s to be updated: %s", f"{plan.outdated:,}", WHY_OUTDATED)
         Dispatch(request, plan, refs, summary).run()
         finish_run(request, summary)
     finally:

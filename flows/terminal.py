@@ -24,6 +24,7 @@ from rich.table import Column, Table
 from pipeline.errors import RequestError, ServerGone, SystemFault
 from pipeline.job import Job, parse_options
 from pipeline.output import Output
+from pipeline.plan import WHY_OUTDATED
 from pipeline.results import Summary
 from pipeline.storage import Storage
 from pipeline.text import plural, size, span
@@ -224,7 +225,7 @@ def show_plan(job: Job) -> int:
     with console.status("reading the manifest"):
         plan = preview(request)
     seconds, measured = estimate(request.job, plan)
-    if plan.unknown_sizes == plan.left and plan.left:
+    if plan.unknown_sizes == plan.to_do and plan.to_do:
         amount = "unknown: the manifest does not tell"
     else:
         amount = size(plan.left_bytes)
@@ -239,10 +240,11 @@ def show_plan(job: Job) -> int:
         ("rows", f"{plan.rows:,}"),
         ("done before", f"{plan.done:,}"),
         ("failed before", f"{plan.failed:,}" if plan.failed else ""),
-        ("left to do", f"{plan.left:,}"),
-        ("to be read", amount if plan.left else ""),
+        ("left to do", f"{plan.to_do:,}"),
+        ("to be updated", f"{plan.outdated:,}: {WHY_OUTDATED}" if plan.outdated else ""),
+        ("to be read", amount if plan.to_do else ""),
         ("shards", shards),
-        ("time", f"about {span(seconds)}{guess}" if seconds else "unknown" if plan.left else ""),
+        ("time", f"about {span(seconds)}{guess}" if seconds else "unknown" if plan.to_do else ""),
     ):
         if text:
             table.add_row(label, text)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipeline.carried import up_to_date
 from pipeline.codec import Pixels
 from pipeline.errors import RowError
 from pipeline.ledger import LEDGER_SCHEMA, carried_columns, now, row_keys
@@ -96,8 +97,10 @@ def by_row(part: pa.Table | None) -> Rows:
     return {(row["id"], row["variant"]): row for row in rows}
 
 
-def part_of(finished: list[Item], before: pa.Table | None, rows: pa.Table) -> pa.Table:
+def part_of(finished: list[Item], before: pa.Table | None, rows: pa.Table) -> tuple[pa.Table, int]:
     """The part of a shard: items that are complete, and rows of the part before not among them.
+
+    And how many of the latter the manifest says something else of by now.
 
     Carried columns go from table to table, never through Python, which has not all their types.
 
@@ -105,11 +108,12 @@ def part_of(finished: list[Item], before: pa.Table | None, rows: pa.Table) -> pa
         rows: of the shard, as plan.Shard has them.
     """
     table = pa.Table.from_pylist([item.record for item in finished], schema=LEDGER_SCHEMA)
-    order = pa.array([item.index for item in finished])
+    order = pa.array([item.index for item in finished], pa.int64())
     for name in carried_columns(rows):
         table = table.append_column(rows.schema.field(name), rows.column(name).take(order))
     if before is None:
-        return table
+        return table, 0
     redone = {item.key for item in finished}
     kept = before.filter(pa.array([key not in redone for key in row_keys(before)]))
-    return pa.concat_tables([kept, table], promote_options="default")
+    kept, updated = up_to_date(kept, rows)
+    return pa.concat_tables([kept, table], promote_options="default"), updated

@@ -53,6 +53,8 @@ LEDGER_SCHEMA = pa.schema(
     ]
 )
 
+NONE = pa.schema([])
+
 # Names that a manifest's own columns must not have; the last two are used on the way here.
 RESERVED = frozenset([*LEDGER_SCHEMA.names, "_source_offset", "_output_name"])
 
@@ -87,12 +89,16 @@ class Ledger:
         return None if data is None else _parsed(url, data)
 
     def read_parts(
-        self, columns: Sequence[str] | None = None, shards: Sequence[str] | None = None
+        self,
+        columns: Sequence[str] | None = None,
+        shards: Sequence[str] | None = None,
+        own: pa.Schema = NONE,
     ) -> Iterator[list[tuple[str, pa.Table | DamagedPart]]]:
         """Groups of parts, each with its shard, many fetched at a time.
 
         Args:
             columns: all, if not given. shards: all that have a part, if not given.
+            own: besides, columns of the manifest's own; null in parts that do not have them.
 
         Parts that have been removed meanwhile are left out.
 
@@ -100,12 +106,12 @@ class Ledger:
             SystemFault: one cannot be fetched.
         """
         shards = self.shards() if shards is None else shards
-        read = partial(self._read_group, columns)
+        read = partial(self._read_group, columns, own)
         with ThreadPoolExecutor(GROUPS_AHEAD, "ledger") as pool:
             yield from ahead(pool, read, chunks(shards, GROUP), GROUPS_AHEAD)
 
     def _read_group(
-        self, columns: Sequence[str] | None, shards: list[str]
+        self, columns: Sequence[str] | None, own: pa.Schema, shards: list[str]
     ) -> list[tuple[str, pa.Table | DamagedPart]]:
         urls = [self.part_url(shard) for shard in shards]
         parts: list[tuple[str, pa.Table | DamagedPart]] = []
@@ -114,7 +120,7 @@ class Ledger:
         ):
             if isinstance(data, bytes):
                 try:
-                    parts.append((shard, _parsed(url, data, columns)))
+                    parts.append((shard, _parsed(url, data, columns, own)))
                 except DamagedPart as error:
                     parts.append((shard, error))
             elif data.message != ABSENT:
@@ -136,9 +142,15 @@ class Ledger:
         return [name.removesuffix(".parquet") for name in names if name.endswith(".parquet")]
 
     def scan(
-        self, columns: Sequence[str], shards: Sequence[str] | None = None
+        self,
+        columns: Sequence[str],
+        shards: Sequence[str] | None = None,
+        own: pa.Schema = NONE,
     ) -> Iterator[pa.RecordBatch]:
         """``columns`` of all rows, or those of some shards, a batch at a time.
+
+        Args:
+            own: as in read_parts().
 
         Not by way of a pyarrow.dataset, which keeps 70 KB of each part that it has read, and waits
         for several answers for each.
@@ -146,14 +158,15 @@ class Ledger:
         Raises:
             RequestError: a part is not readable. SystemFault: one cannot be fetched.
         """
-        for group in self.read_parts(columns, shards):
+        for group in self.read_parts(columns, shards, own):
             tables = []
             for _, part in group:
                 if isinstance(part, DamagedPart):
                     raise RequestError(str(part)) from part
                 tables.append(part)
             if tables:
-                yield from pa.concat_tables(tables).combine_chunks().to_batches()
+                together = pa.concat_tables(tables, promote_options="default")
+                yield from together.combine_chunks().to_batches()
 
     def scan_job(
         self, digest: str, columns: Sequence[str], shards: Sequence[str] | None = None
@@ -163,15 +176,17 @@ class Ledger:
             yield rows.filter(pc.equal(rows.column("job_digest"), digest)).select(columns)
 
 
-def _parsed(url: str, data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
+def _parsed(
+    url: str, data: bytes, columns: Sequence[str] | None = None, own: pa.Schema = NONE
+) -> pa.Table:
     try:
         file = pq.ParquetFile(pa.BufferReader(data))
-        part = file.read(None if columns is None else list(columns))
+        part = file.read(None if columns is None else [*columns, *own.names])
         wanted = [f for f in LEDGER_SCHEMA if columns is None or f.name in columns]
-        for field in wanted:
+        for field in [*wanted, *own]:
             if field.nullable and field.name not in part.column_names:  # older than the column
                 part = part.append_column(field, pa.nulls(len(part), field.type))
-        return part if columns is None else part.select(list(columns))
+        return part if columns is None else part.select([*columns, *own.names])
     except (pa.ArrowException, OSError, KeyError) as error:
         out = redact_url(url).rpartition("/metadata/")[0]
         raise DamagedPart(

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from pipeline.carried import fingerprints
 from pipeline.errors import RequestError
 from pipeline.job import Settings
 from pipeline.ledger import Ledger, recorded_uris
@@ -23,7 +24,10 @@ from pipeline.styles.mix import parse_style
 
 ENDINGS = {"jpg": (".jpg", ".jpeg"), "png": (".png",), "webp": (".webp",)}
 
-NEW, DONE, FAILED, AGAIN = range(4)
+NEW, DONE, FAILED, AGAIN, OUTDATED = range(5)
+
+# Why a row that is done is not left as it is.
+WHY_OUTDATED = "their own columns have other values in the manifest by now"
 
 # Rows of a shard at the end of a plan, at least: fewer are not worth what a shard costs.
 LEAST_ROWS = 64
@@ -56,10 +60,16 @@ class Plan:
     failed: int = 0  # in an earlier run, and not tried again
     gone: int = 0  # besides: in the ledger, of these settings, but asked for earlier only
     left: int = 0
+    outdated: int = 0  # of these, done but for other values in the manifest's own columns
     shards: int = 0
     largest: int = 0  # rows of the largest shard
-    left_bytes: int = 0
-    unknown_sizes: int = 0  # rows left whose size the manifest does not tell
+    left_bytes: int = 0  # of photos that are to be read
+    unknown_sizes: int = 0  # and of how many the manifest does not tell the size
+
+    @property
+    def to_do(self) -> int:
+        """Photos to be stylized."""
+        return self.left - self.outdated
 
 
 def output_names(ids: pa.Array, variants: pa.Array, image_format: str) -> pa.Array:
@@ -107,7 +117,7 @@ def plan_shards(
     Raises:
         RequestError: an empty source, two rows with one id, an unknown style.
     """
-    settled = _Settled(ledger, job, digest, style_names)
+    settled = _Settled(ledger, job, digest, style_names, manifest.carried)
     plan.gone = int(settled.ours.sum())
     cutter = _Cutter(size, workers)
     again = _Regrouper(settled)
@@ -120,9 +130,14 @@ def plan_shards(
         plan.gone -= ours
         plan.done += int((states == DONE).sum())
         plan.failed += int((states == FAILED).sum())
+        plan.outdated += int((states == OUTDATED).sum())
+        to_do = pa.array((states == NEW) | (states == AGAIN))
+        sizes = rows.column("source_size").filter(to_do)
+        plan.left_bytes += pc.sum(sizes).as_py() or 0
+        plan.unknown_sizes += sizes.null_count
         for shard in cutter.add(rows.filter(pa.array(states == NEW))):
             yield _counted(shard, plan)
-        for shard in again.add(rows, np.where(states == AGAIN, shard_codes, -1)):
+        for shard in again.add(rows, np.where(states >= AGAIN, shard_codes, -1)):
             yield _counted(shard, plan)
     if not plan.rows:
         raise RequestError(f"{manifest.name} has no images")
@@ -138,12 +153,9 @@ def asked_for(manifest: Manifest, job: Settings) -> NDArray[np.int64]:
 
 
 def _counted(shard: Shard, plan: Plan) -> Shard:
-    sizes = shard.rows.column("source_size")
     plan.shards += 1
     plan.largest = max(plan.largest, len(shard.rows))
     plan.left += len(shard.rows)
-    plan.left_bytes += pc.sum(sizes).as_py() or 0
-    plan.unknown_sizes += sizes.null_count
     return shard
 
 
@@ -190,14 +202,16 @@ class _Settled:
     COLUMNS = ("id", "variant", "status", "error_class", "source_uri", "source_size",
                "source_etag", "job_digest", "shard", "style", "strength", "seed")  # fmt: skip
 
-    def __init__(self, ledger: Ledger, job: Settings, digest: str, names: list[str]) -> None:
-        self._names = names
+    def __init__(
+        self, ledger: Ledger, job: Settings, digest: str, names: list[str], carried: pa.Schema
+    ) -> None:
+        self._names, self._own = names, carried.names
         self.shards: list[str] = []
         codes: dict[str, int] = {}
         columns: list[tuple[NDArray[Any], ...]] = [
-            (np.empty(0, np.int64),) * 7 + (np.empty(0, np.int32),) * 3
+            (np.empty(0, np.int64),) * 7 + (np.empty(0, np.int32),) * 4
         ]
-        for batch in ledger.scan(self.COLUMNS):
+        for batch in ledger.scan(self.COLUMNS, own=carried):
             names = output_names(batch.column("id"), batch.column("variant"), job.format)
             failed = pc.equal(batch.column("status"), "failed")
             bad_image = pc.equal(pc.fill_null(batch.column("error_class"), ""), "input")
@@ -222,13 +236,14 @@ class _Settled:
                     _short(_hashes_of_few(batch.column("style"))),
                     _short(_given(batch.column("strength").view(pa.int64()))),
                     _short(_given(batch.column("seed"))),
+                    self._of_own_columns(pa.Table.from_batches([batch])),
                 )
             )
         merged = [np.concatenate(parts) for parts in zip(*columns, strict=True)]
         order = np.argsort(merged[0], kind="stable")
         (
             self.keys, states, ours, self.uris, self.sizes, self.etags, self.codes,
-            self.styles, self.strengths, self.seeds,
+            self.styles, self.strengths, self.seeds, self.own,
         ) = (part[order] for part in merged)  # fmt: skip
         self.states, self.ours = states.astype(np.int8), ours.astype(bool)
         self.rows_of_shard = np.bincount(self.codes, minlength=len(self.shards))
@@ -236,7 +251,7 @@ class _Settled:
     def look_up(
         self, rows: pa.Table, keys: NDArray[np.int64]
     ) -> tuple[NDArray[np.int8], NDArray[np.int64], int]:
-        """For each row NEW, DONE, FAILED or AGAIN, and the code of the shard that has it.
+        """For each row NEW, DONE or whatever it is, and the code of the shard that has it.
 
         And how many of them the ledger has of these settings.
         """
@@ -254,8 +269,13 @@ class _Settled:
         changed |= _differ(_short(_given(strengths)), self.strengths[place])
         changed |= _differ(_short(_given(rows.column("seed"))), self.seeds[place])
         states = np.where(changed, np.int8(AGAIN), self.states[place])
+        outdated = self._of_own_columns(rows) != self.own[place]
+        states[(states == DONE) & outdated] = OUTDATED
         ours = int((known & self.ours[place]).sum())
         return np.where(known, states, np.int8(NEW)), self.codes[place], ours
+
+    def _of_own_columns(self, rows: pa.Table) -> NDArray[np.int32]:
+        return _short(fingerprints(rows.select(self._own)).view(np.int64))
 
     def _canonical(self, styles: pa.Array) -> pa.Array:
         """As the ledger has them; null where a style is to be chosen among several."""

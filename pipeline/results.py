@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from pipeline.job import Job
 from pipeline.plan import Plan
+from pipeline.text import plural
 
 FAILURES_TOLD = 100  # in a shard's result or a summary; the ledger has them all
 SLOWEST_TOLD = 5
@@ -33,6 +34,7 @@ class ShardResult:
 
     Args:
         done, failed: rows, together all of the shard's.
+        updated: of those done, earlier ones that only got other values of the manifest's own.
         seconds: how long each stage was busy, over all its threads; ``wall``: the whole.
         reasons: messages of failed rows, and how often.
         faults: error class and stage of failed rows, and how often.
@@ -42,6 +44,7 @@ class ShardResult:
     key: str
     done: int = 0
     failed: int = 0
+    updated: int = 0
     source_bytes: int = 0
     output_bytes: int = 0
     output_pixels: int = 0
@@ -84,7 +87,7 @@ class Summary:
         folder: of the results.
         rows: of the job. done, failed: of these, in this run and before; equal to ``rows`` at
             the end of a run that was not stopped.
-        new_done, new_failed: in this run.
+        new_done, new_failed: in this run. updated: as in ShardResult.
         slowest: shards of this run, the one with the fewest rows a second first.
         stopped: why the run ended before its time.
     """
@@ -98,6 +101,7 @@ class Summary:
     max_failed: float
     new_done: int = 0
     new_failed: int = 0
+    updated: int = 0
     shards: int = 0
     source_bytes: int = 0
     output_bytes: int = 0
@@ -121,8 +125,9 @@ class Summary:
         self.shards += 1
         self.done += result.done
         self.failed += result.failed
-        self.new_done += result.done
+        self.new_done += result.done - result.updated
         self.new_failed += result.failed
+        self.updated += result.updated
         self.source_bytes += result.source_bytes
         self.output_bytes += result.output_bytes
         self.output_pixels += result.output_pixels
@@ -164,10 +169,12 @@ class Summary:
             text += f" ({self.new_done:,} in this run)"
         if self.failed:
             text += f", {self.failed:,} failed"
+        if self.updated:
+            text += f"; {plural(self.updated, 'row')} brought up to date with the manifest"
         if self.stopped:
             return f"{text}; stopped: {self.stopped}"
         if not self.complete:
             return f"{text}, {self.rows - self.done - self.failed:,} not accounted for"
-        if not self.new_done + self.new_failed:
+        if not self.new_done + self.new_failed + self.updated:
             text += "; nothing was left to do"
         return text

@@ -132,8 +132,8 @@ class ShardWorker:
                     item.count(result)
                     finished.append(item)
                     on_progress(*((0, 1) if item.failure else (1, 0)))
-                if finished:
-                    after = part_of(finished, part, rows)
+                after, result.updated = part_of(finished, part, rows)
+                if finished or result.updated:
 
                     def commit(part: pa.Table) -> None:
                         if claim:  # who stood still may have been given up for dead meanwhile

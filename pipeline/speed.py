@@ -36,12 +36,12 @@ def remember(job: Job, summary: Summary) -> None:
 
 def estimate(job: Job, plan: Plan) -> tuple[float | None, bool]:
     """Seconds that a plan will take, None if nothing tells; and whether that was measured here."""
-    known_sizes = plan.left - plan.unknown_sizes
+    known_sizes = plan.to_do - plan.unknown_sizes
     if not job.pixels and not known_sizes:
-        return (None, False) if plan.left else (0.0, True)
+        return (None, False) if plan.to_do else (0.0, True)
     mean_bytes = plan.left_bytes / known_sizes if known_sizes else None
-    pixels = plan.left * pixels_of(job, mean_bytes)
-    devices = devices_for(job, plan.left)
+    pixels = plan.to_do * pixels_of(job, mean_bytes)
+    devices = devices_for(job, plan.to_do)
     known = _known().get(_key(job, devices))
     if job.runner == "ray" and known is None:
         return None, False
@@ -50,7 +50,7 @@ def estimate(job: Job, plan: Plan) -> tuple[float | None, bool]:
     rate = known or GUESS[pace_of(job, devices)] * together
     seconds = pixels / rate
     if job.runner == "local":
-        seconds = max(seconds, plan.left / (IMAGES_OF_CORE * cpu_count()))
+        seconds = max(seconds, plan.to_do / (IMAGES_OF_CORE * cpu_count()))
     return seconds, known is not None
 
 

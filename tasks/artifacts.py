@@ -144,6 +144,7 @@ def _summary_page(request: Request, summary: Summary) -> str:
         "|---|---:|",
         f"| stylized in this run | {summary.new_done:,} |",
         f"| failed in this run | {summary.new_failed:,} |",
+        *([f"| brought up to date | {summary.updated:,} |"] if summary.updated else []),
         f"| time | {span(summary.seconds)} |",
         f"| images a second | {summary.images_per_second:,.1f} |",
         f"| read | {size(summary.source_bytes)} |",

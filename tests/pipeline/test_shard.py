@@ -99,8 +99,9 @@ def test_a_column_that_is_never_null_may_come_later(job: Job, layout: str) -> No
     field = pa.field("label", pa.int64(), nullable=False)
     table = pa.table([uris, [1, 2, 3, 4]], schema=pa.schema([pa.field("uri", pa.string()), field]))
     pq.write_table(table, Path(job.source) / "m.parquet")
-    assert run_job(changed(job, source=f"{job.source}/m.parquet")).new_done == 1
-    assert ledger_of(job.out)["label"].to_pylist() == [None, 2, None, None]
+    summary = run_job(changed(job, source=f"{job.source}/m.parquet"))
+    assert (summary.new_done, summary.updated) == (1, 3)
+    assert ledger_of(job.out)["label"].to_pylist() == [1, 2, 3, 4]
 
 
 def test_every_photo_gets_a_result_of_its_own(job: Job) -> None:
@@ -394,12 +395,12 @@ def test_carried_columns_keep_their_types_and_their_rows(job: Job) -> None:
         assert table.column(name).to_pylist() == column.to_pylist()
 
 
-def test_a_column_that_is_new_is_empty_for_rows_done_before(job: Job) -> None:
+def test_a_column_that_is_new_is_filled_in_for_rows_done_before(job: Job) -> None:
     names = [f"{number:03d}.jpg" for number in range(4)]
     run_job(manifest(job, names))
     (Path(job.source) / "001.jpg").write_bytes(jpeg(seed=99))
     assert run_job(manifest(job, names, label=[1, 2, 3, 4])).new_done == 1
-    assert ledger_of(job.out).column("label").to_pylist() == [None, 2, None, None]
+    assert ledger_of(job.out).column("label").to_pylist() == [1, 2, 3, 4]
 
 
 def test_an_id_with_a_name_too_long_is_a_failed_row(job: Job) -> None:
