@@ -21,6 +21,7 @@ from pipeline.job import Settings
 from pipeline.ledger import Ledger, recorded_uris
 from pipeline.manifest import Manifest
 from pipeline.styles.mix import parse_style
+from pipeline.text import plural
 
 ENDINGS = {"jpg": (".jpg", ".jpeg"), "png": (".png",), "webp": (".webp",)}
 
@@ -167,7 +168,7 @@ def _expanded(
     ``style_names``: what the ``style`` column may name; None: not looked at.
     """
     taken = 0
-    known: set[str | None] = {None}
+    known: set[str | None] = set()
     for batch in manifest.read():
         if job.limit is not None:
             batch = batch.slice(0, job.limit - taken)
@@ -176,8 +177,10 @@ def _expanded(
         styles = set(pc.unique(batch.column("style")).to_pylist()) if style_names else set()
         for style in styles - known:
             try:
-                parse_style(style, style_names or [])
+                _check_style(style or job.style, job.variants, style_names or [])
             except RequestError as error:
+                if not style:
+                    raise
                 row = taken + pc.index(batch.column("style"), style).as_py() + 1
                 raise RequestError(f"{manifest.name}, row {row}, column style: {error}") from None
             known.add(style)
@@ -194,6 +197,16 @@ def _expanded(
         )
         if taken == job.limit:
             return
+
+
+def _check_style(expression: str, variants: int, names: list[str]) -> None:
+    """Raise a RequestError if there is no such style, or not one for each variant."""
+    choices = len(parse_style(expression, names))
+    if choices < variants:
+        raise RequestError(
+            f"--variants {variants} of {plural(choices, 'style')}: some results of an image would "
+            "be alike; name more: wave,starry"
+        )
 
 
 class _Settled:

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.claim import Claim
@@ -25,9 +24,8 @@ from pipeline.results import Summary
 from pipeline.spool import ShardRef, write_plan
 from pipeline.storage import Storage
 from pipeline.styles.library import choose_pack, packs_at
-from pipeline.styles.mix import parse_style, styles_in
+from pipeline.styles.mix import styles_in
 from pipeline.styles.pack import Pack
-from pipeline.text import plural
 from pipeline.url import absolute, join, redact_url
 
 
@@ -84,7 +82,6 @@ def prepare(job: Job) -> Request:
     first = next(manifest.read(), None)
     if first is None:
         raise RequestError(f"{manifest.name} has no images")
-    _check_variants(job, pack, first)
     output = Output(storage, job.out)
     output.check(job, pack, manifest.carried)
     file_bytes = pc.mean(first.column("source_size")).as_py()
@@ -120,15 +117,6 @@ def _check_rights(pack: Pack, job: Job) -> None:
                 f"--require-rights: the card of '{card.name}' does not say under what rights it "
                 "may be used; restyle styles add FILE --rights ... tells"
             )
-
-
-def _check_variants(job: Job, pack: Pack, rows: pa.RecordBatch) -> None:
-    styles = len(parse_style(job.style, pack.names))
-    if job.variants > styles and rows.column("style").null_count == len(rows):
-        raise RequestError(
-            f"--variants {job.variants}: there are {plural(styles, 'style')} to choose from, so "
-            "some results of an image would be alike; name more: --style wave,starry"
-        )
 
 
 def preview(request: Request) -> Plan:

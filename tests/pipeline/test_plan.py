@@ -34,7 +34,7 @@ def manifest(tmp_path: Path, ids: Sequence[str], **columns: Sequence[Any]) -> Pa
 def plan(source: Path, digest: str = DIGEST, **settings: Any) -> tuple[Plan, list[Shard]]:
     out = str(source.parent / "out")
     size, workers = settings.pop("shard_size", 4), settings.pop("workers", 2)
-    job = Job(source=str(source), out=out, style="red", **settings)
+    job = Job(source=str(source), out=out, **{"style": "red", **settings})
     storage, figures = Storage(), Plan()
     rows = open_manifest(storage, job.source)
     shards = plan_shards(rows, Ledger(storage, out), job, digest, STYLES, figures, size, workers)
@@ -289,7 +289,7 @@ def test_an_id_that_comes_twice_is_refused(tmp_path: Path) -> None:
     [
         (["a.jpg", "a"], {}, r"a\.jpg"),
         (["a", "a.png"], {"format": "png"}, r"a\.png"),
-        (["a.v1.jpg", "a.jpg"], {"variants": 2}, r"a\.v1\.jpg"),
+        (["a.v1.jpg", "a.jpg"], {"variants": 2, "style": "red,green"}, r"a\.v1\.jpg"),
     ],
 )
 def test_ids_whose_results_would_be_one_file_are_refused(
@@ -362,10 +362,27 @@ def test_a_higher_limit_does_what_is_more(tmp_path: Path) -> None:
 
 
 def test_variants_are_rows_of_their_own_beside_each_other(tmp_path: Path) -> None:
-    figures, shards = plan(manifest(tmp_path, names(3)), variants=2)
+    figures, shards = plan(manifest(tmp_path, names(3)), variants=2, style="red,green")
     rows = [(row["id"], row["variant"]) for shard in shards for row in shard.rows.to_pylist()]
     assert rows == [(name, variant) for name in names(3) for variant in (0, 1)]
     assert (figures.rows, figures.left, figures.shards) == (6, 6, 2)
+
+
+@pytest.mark.parametrize(
+    ("style", "column", "where"),
+    [
+        ("red,green", ["red,green", None, "blue", ""], "m.parquet, row 3, column style: "),
+        ("red", ["red,green", "", "green,blue", None], "^"),
+        ("red", [None] * 4, "^"),
+    ],
+)
+def test_variants_that_would_be_alike_are_refused(
+    tmp_path: Path, style: str, column: list[str | None], where: str
+) -> None:
+    source = manifest(tmp_path, names(4), style=column)
+    message = f"{where}--variants 2 of 1 style: some results of an image would be alike"
+    with pytest.raises(RequestError, match=message):
+        plan(source, variants=2, style=style)
 
 
 def test_a_source_without_images_is_refused(tmp_path: Path) -> None:

@@ -45,7 +45,6 @@ def test_prepare_makes_all_places_full(job: Job, monkeypatch: pytest.MonkeyPatch
         ({"style": "red+nosuch"}, "unknown style 'nosuch'"),
         ({"style": ""}, "unknown style ''"),
         ({"style": "red:0"}, "weight of red must be above 0"),
-        ({"style": "red,green", "variants": 3}, "--variants 3: there are 2 styles to choose from"),
         ({"source": "/no/such/folder"}, "/no/such/folder does not exist"),
         ({"source": "/no/such/m.parquet"}, "m.parquet does not exist"),
         ({"source": "/no/such/x.tar"}, "x.tar does not exist"),
