@@ -224,7 +224,13 @@ def _network_rate_here(device: str) -> float:
     batch = np.stack(list(itertools.islice(itertools.cycle(_synthetic()), size)))
     mixes = parse_style(pack.names[0], pack.names) * size
     strengths = [1.0] * size
-    return _rate(len(stylizer(batch, mixes, strengths)) for _ in itertools.count())
+    threads = stylizer.threads(1)
+    with ThreadPoolExecutor(threads) as pool:
+
+        def stylize(batch: Pixels) -> int:
+            return len(stylizer(batch, mixes, strengths))
+
+        return _rate(sum(pool.map(stylize, [batch] * threads)) for _ in itertools.count())
 
 
 def _job(folder: Path) -> Job:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,6 +38,10 @@ OUT_OF_MEMORY = ("allocate memory", "out of memory", "ALLOC_FAILED")
 
 # An image of more pixels than this is done in strips: less memory, and all cores for it.
 IN_ONE_PIECE = {"cpu": 2048 * 2048, "cuda": 8192 * 8192}
+
+# Batches that a GPU is given at once, each on a stream of its own: while one is computed, another
+# comes or goes.
+STREAMS = 2
 
 # Pixels in a batch: enough to fill the device, few enough to stay in its caches.
 BATCH_PIXELS = {"cpu": 8 * 256 * 256, "cuda": 64 * 256 * 256}
@@ -101,12 +108,17 @@ class Stylizer:
         self._names = pack.names
         self._strip_threads, self._on_strip = threads, on_strip
         self._one_in_strips = threading.Lock()
+        self._streams: queue.SimpleQueue[Any] = queue.SimpleQueue()
         network = pack.load().to(self.device)
         self._network: FastInference | _Plain
         if isinstance(network, FastTransformNet):
             self._network = FastInference(network, self.dtype)
         else:
             self._network = _Plain(network, self.dtype)
+        if self.device.type != "cpu":
+            torch.cuda.synchronize(self.device)  # its weights are there for all streams
+            for _ in range(STREAMS):
+                self._streams.put(torch.cuda.Stream(self.device))  # type: ignore[no-untyped-call]
 
     def threads(self, cores: int) -> int:
         """How many threads should call it at once, on so many cores.
@@ -114,7 +126,7 @@ class Stylizer:
         On a CPU that is how it uses them: torch's own threads would share each sum between
         them, and a result would depend on how many there are.
         """
-        return cores if self.device.type == "cpu" else 1
+        return cores if self.device.type == "cpu" else STREAMS
 
     @property
     def is_waited_for(self) -> bool:
@@ -154,7 +166,8 @@ class Stylizer:
             network = None
         if not network or height * width <= IN_ONE_PIECE[self.device.type]:
             try:
-                return self._stylize(photos, mixes, strengths)
+                with self._on_a_stream():
+                    return self._stylize(photos, mixes, strengths)
             except (RuntimeError, MemoryError) as error:
                 if not _is_out_of_memory(error):
                     raise
@@ -167,13 +180,27 @@ class Stylizer:
             return self._in_strips(network, photos[0], mixes[0], strengths[0])[None]
         raise RowError("resource", f"no memory to stylize {width}x{height}")
 
+    @contextmanager
+    def _on_a_stream(self) -> Iterator[None]:
+        """Inside, what this thread gives a GPU goes by a stream that no other thread uses."""
+        if self.device.type == "cpu":
+            yield
+            return
+        # Always the same few: torch keeps memory for each stream that there ever was.
+        stream = self._streams.get()
+        try:
+            with torch.cuda.stream(stream):
+                yield
+        finally:
+            self._streams.put(stream)
+
     @torch.inference_mode()
     def _stylize(self, photos: Pixels, mixes: Sequence[Mix], strengths: Sequence[float]) -> Pixels:
+        network, mix = self._network, self._weights(mixes)
         # (B, H, W, 3) in memory is what channels_last is: no copy.
-        given = torch.from_numpy(photos).to(self.device).permute(0, 3, 1, 2)
+        given = _to_device(photos, self.device).permute(0, 3, 1, 2)
         height, width = photos.shape[1:3]
-        inputs, mix = _padded(given, self._network.stride), self._weights(mixes)
-        network = self._network
+        inputs = _padded(given, network.stride)
         if isinstance(network, FastInference) and network.finishes and not self._preserve_colour:
             result = network.finished(inputs, mix, torch.tensor(strengths))
             return _to_host(result[:, :, :height, :width].permute(0, 2, 3, 1).contiguous())
@@ -192,8 +219,7 @@ class Stylizer:
 
                 def finish(styled: Tensor, rows: tuple[int, int]) -> None:
                     part = slice(*rows)
-                    given = torch.from_numpy(photo[None, part]).to(self.device)
-                    given = given.permute(0, 3, 1, 2)
+                    given = _to_device(photo[None, part], self.device).permute(0, 3, 1, 2)
                     result[part] = self._finished(given, styled, [strength])[0]
 
                 strips = StripNetwork(network, style, photo, self._strip_threads, self._on_strip)
@@ -241,13 +267,22 @@ class _Plain:
         return self._network(photos.to(self._dtype) / WHITE, mix)
 
 
+def _to_device(photos: Pixels, device: torch.device) -> Tensor:
+    """``photos`` there; on a GPU soon, without waiting for it."""
+    given = torch.from_numpy(photos)
+    return given if device.type == "cpu" else given.pin_memory().to(device, non_blocking=True)
+
+
 def _to_host(result: Tensor) -> Pixels:
-    """``result`` as an array."""
+    """``result`` as an array, when it is done."""
     if result.device.type != "cpu":
+        here = torch.empty(result.shape, dtype=result.dtype, pin_memory=True)
+        here.copy_(result, non_blocking=True)
         # Torch's own wait would spin, on the core that decodes and encodes meanwhile.
         done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
         torch.cuda.current_stream(result.device).record_event(done).synchronize()
-    pixels: Pixels = result.cpu().numpy()
+        result = here
+    pixels: Pixels = result.numpy()
     return pixels
 
 

@@ -7,6 +7,7 @@ import sys
 import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,15 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from pipeline import stylizer as stylizer_module
 from pipeline.codec import Pixels, decode
 from pipeline.errors import RequestError, RowError
+from pipeline.networks.fast import FastTransformNet
 from pipeline.networks.inference import FastInference, Layer
 from pipeline.styles.mix import Mix, parse_style
-from pipeline.styles.pack import find_pack, read_pack
+from pipeline.styles.pack import Pack, find_pack, read_pack
 from pipeline.stylizer import IN_ONE_PIECE, Stylizer, pick_device, pick_dtype
 from tests.conftest import picture
 
@@ -341,6 +345,53 @@ def test_one_image_that_does_not_fit_into_main_memory_is_a_matter_of_resources(p
     assert done.returncode == 0, done.stderr[-500:]
     assert done.stdout.startswith("resource")
     assert "6000x6000" in done.stdout
+
+
+@pytest.fixture
+def no_gpu_is_needed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Inside, tensors have a device, a dtype and a shape, and no values.
+
+    What is asked of a GPU is refused where a GPU would refuse it: above all what mixes devices.
+    """
+    monkeypatch.setattr(stylizer_module, "pick_device", lambda name: torch.device(name, 0))
+    for name in ("synchronize", "Stream"):
+        monkeypatch.setattr(torch.cuda, name, lambda device: None)
+    monkeypatch.setattr(torch.cuda, "stream", nullcontext)
+
+    def to_device(photos: Pixels, device: torch.device) -> torch.Tensor:
+        return torch.empty(photos.shape, dtype=torch.uint8, device=device)
+
+    monkeypatch.setattr(stylizer_module, "_to_device", to_device)
+    monkeypatch.setattr(stylizer_module, "_to_host", lambda result: result)
+
+    def load(pack: Pack) -> FastTransformNet:
+        with torch.device("cuda"):
+            return FastTransformNet(len(pack.cards))
+
+    monkeypatch.setattr(Pack, "load", load)
+    monkeypatch.setattr(FastTransformNet, "to", lambda network, device: network)  # it is there
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        yield
+
+
+@pytest.mark.usefixtures("no_gpu_is_needed")
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("preserve_colour", [False, True])
+def test_all_that_a_gpu_is_asked_stays_on_it(precision: str, preserve_colour: bool) -> None:
+    pack = find_pack("")
+    stylizer = Stylizer(pack, "cuda", precision, preserve_colour)
+    photos, mixes = np.zeros((3, 45, 70, 3), np.uint8), parse_style("wave,starry,gold", pack.names)
+    for styles, strengths in (mixes, [0.5, 1.0, 0.0]), (mixes[:1] * 3, [1.0] * 3):
+        result: Any = stylizer(photos, styles, strengths)
+        assert (result.device.type, result.dtype) == ("cuda", torch.uint8)
+        assert result.shape == photos.shape
+    assert stylizer.threads(16) == stylizer._streams.qsize() == 2
+
+
+@pytest.mark.usefixtures("no_gpu_is_needed")
+def test_without_a_gpu_mixing_devices_is_found_out() -> None:
+    with pytest.raises(RuntimeError, match="same device"):
+        torch.zeros(2, device="cuda") + torch.zeros(2, device="cpu")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
