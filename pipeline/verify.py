@@ -20,13 +20,13 @@ from pipeline.claim import Claim
 from pipeline.codec import decode
 from pipeline.errors import RowError
 from pipeline.job import FOLDERS
-from pipeline.layouts.packed import is_as_written, packed_in
+from pipeline.layouts.packed import FileDigest, packed_in
 from pipeline.ledger import DamagedPart, Ledger, result_source, row_keys
 from pipeline.manifest.listings import files_below
 from pipeline.output import Output
 from pipeline.overlap import ahead, chunks
 from pipeline.plan import contains, hashes
-from pipeline.storage import ABSENT, Storage
+from pipeline.storage import ABSENT, Storage, told
 from pipeline.url import join
 
 # Results that are fetched together, and how many such groups at a time.
@@ -37,6 +37,8 @@ LISTED = 1024
 
 COLUMNS = ("id", "variant", "status", "output_uri", "output_offset", "output_bytes",
            "output_sha256", "shard")  # fmt: skip
+
+AROUND = "what lies around it, such as its labels, is not what was written"
 
 Kind = Literal["missing", "damaged", "doubled", "ledger", "extra"]
 
@@ -103,10 +105,9 @@ def verify(storage: Storage, out: str, on_progress: Callable[[int], None]) -> Ve
     verdict = Verdict(record.job, record.rows, record.gone)
     rows: list[NDArray[np.int64]] = [np.empty(0, np.int64)]
     outputs: list[NDArray[np.int64]] = [np.empty(0, np.int64)]
-    packed: dict[str, str] = {}  # the shard of each file in which results lie together
 
-    def results() -> Iterator[list[dict[str, Any]]]:
-        """Rows that are done, a chunk at a time; everything is counted on the way."""
+    def looks() -> Iterator[Look]:
+        """At rows that are done, some at a time; everything is counted on the way."""
         for shard, part in chain.from_iterable(ledger.read_parts()):
             if isinstance(part, DamagedPart):
                 path = f"metadata/{shard}.parquet"
@@ -119,27 +120,20 @@ def verify(storage: Storage, out: str, on_progress: Callable[[int], None]) -> Ve
             is_older = pc.not_equal(part.column("job_digest"), record.job_digest)
             verdict.older += pc.sum(is_older).as_py() or 0
             verdict.output_bytes += pc.sum(done.column("output_bytes")).as_py() or 0
-            packed.update(dict.fromkeys(packed_in(part), shard))
             rows.append(_row_hashes(part))
             outputs.append(hashes(done.column("output_uri")))
-            for batch in done.to_batches(max_chunksize=CHUNK):
-                yield batch.to_pylist()
-
-    def look(chunk: list[dict[str, Any]]) -> tuple[int, list[Finding]]:
-        return len(chunk), _look(storage, out, chunk)
+            for batch in done.filter(pc.is_null(done["output_offset"])).to_batches(CHUNK):
+                yield partial(_look_at, storage, out, batch.to_pylist())
+            for uri in packed_in(done):
+                inside = done.filter(pc.equal(done["output_uri"], uri)).sort_by("output_offset")
+                yield partial(_look_into, storage, out, uri, inside.to_pylist())
 
     seen = 0
     with ThreadPoolExecutor(THREADS, "verify") as pool:
-        for count, findings in ahead(pool, look, results(), 2 * THREADS):
+        for count, findings in ahead(pool, lambda look: look(), looks(), 2 * THREADS):
             verdict.findings += findings
             seen += count
             on_progress(seen)
-        wrong = {finding.path for finding in verdict.findings}
-        whole = [uri for uri in packed if uri not in wrong]
-        are_whole = ahead(pool, partial(is_as_written, storage, out), whole, THREADS)
-        for uri, is_whole in zip(whole, are_whole, strict=True):
-            if not is_whole:
-                verdict.findings += _around(ledger, packed[uri], uri)
     verdict.findings += _doubled(ledger, np.concatenate(rows))
     verdict.findings += [
         Finding("extra", path, "no row of the ledger has made it")
@@ -148,26 +142,50 @@ def verify(storage: Storage, out: str, on_progress: Callable[[int], None]) -> Ve
     return verdict
 
 
-def _look(storage: Storage, out: str, rows: list[dict[str, Any]]) -> list[Finding]:
-    """What is wrong with the results of ``rows``."""
+# Says how many results it was at, and what is wrong with them.
+Look = Callable[[], tuple[int, list[Finding]]]
+
+
+def _look_at(storage: Storage, out: str, rows: list[dict[str, Any]]) -> tuple[int, list[Finding]]:
+    """At results that are files of their own."""
     findings = []
     sources = [result_source(out, row) for row in rows]
     for row, got in zip(rows, storage.read(sources), strict=True):
         why = got.message if isinstance(got, RowError) else _damage(row, got)
         if why:
-            kind: Kind = "missing" if why == ABSENT else "damaged"
-            key = (row["id"], row["variant"])
-            findings.append(Finding(kind, row["output_uri"], why, row["shard"], key))
-    return findings
+            findings.append(_finding(row, why))
+    return len(rows), findings
 
 
-def _around(ledger: Ledger, shard: str, uri: str) -> Iterator[Finding]:
-    """The rows of a file of which something is wrong, and not their results."""
-    part = ledger.read_part(shard)
-    for row in [] if part is None else part.select(COLUMNS).to_pylist():
-        if row["output_uri"] == uri:
-            why = "what lies around it, such as its labels, is not what was written"
-            yield Finding("damaged", uri, why, shard, (row["id"], row["variant"]))
+def _look_into(
+    storage: Storage, out: str, uri: str, rows: list[dict[str, Any]]
+) -> tuple[int, list[Finding]]:
+    """At results that lie in one file, in this order, and at what lies around them.
+
+    Raises:
+        SystemFault: it is there, and cannot be read.
+    """
+    url = join(out, uri)
+    fs, path = storage.open(url)
+    findings = []
+    with told("cannot read", url):
+        try:
+            with fs.open(path, "rb") as file:
+                digest = FileDigest(file)
+                for row in rows:
+                    digest.skip_to(row["output_offset"])
+                    if why := _damage(row, digest.read(row["output_bytes"])):
+                        findings.append(_finding(row, why))
+                if not findings and f"-{digest.at_end()}." not in uri:
+                    findings = [_finding(row, AROUND) for row in rows]
+        except FileNotFoundError:
+            findings = [_finding(row, ABSENT) for row in rows]
+    return len(rows), findings
+
+
+def _finding(row: dict[str, Any], why: str) -> Finding:
+    kind: Kind = "missing" if why == ABSENT else "damaged"
+    return Finding(kind, row["output_uri"], why, row["shard"], (row["id"], row["variant"]))
 
 
 def _damage(row: dict[str, Any], data: bytes) -> str:

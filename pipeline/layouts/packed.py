@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import posixpath
 import re
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from functools import partial
 from typing import Any, ClassVar, Self
 
 import pyarrow as pa
@@ -34,6 +34,9 @@ FACTS = ("id", "variant", "style", "strength", "seed", "source_uri")
 
 # Of images, by their first bytes.
 ENDINGS = {b"\xff\xd8": "jpg", b"\x89P": "png", b"RI": "webp"}
+
+# Bytes that are read at once of what nobody asks for.
+PIECE = 1 << 20
 
 # Results of earlier runs that are read together, and their bytes: they may be large.
 CHUNK = 32
@@ -145,7 +148,9 @@ class Packed(ABC):
         """
         with self._gathering():
             self.close()
-            uri = join(FOLDER, f"{self._shard}-{_digest(self.file)}.{self.suffix}")
+            self.file.seek(0)
+            digest = FileDigest(self.file).at_end()
+            uri = join(FOLDER, f"{self._shard}-{digest}.{self.suffix}")
         self._storage.write_file(join(self._out, uri), self.file, beat)
         return uri
 
@@ -173,21 +178,30 @@ class Packed(ABC):
         return SystemFault(f"{out}/{uri}: {why}; restyle verify {out} --repair does its rows again")
 
 
-def is_as_written(storage: Storage, out: str, uri: str) -> bool:
-    """Whether the file at ``uri``, relative to the output folder, is what its name says.
+class FileDigest:
+    """Reads a file of results from its beginning to its end, for the digest in its name."""
 
-    Raises:
-        SystemFault: it cannot be read.
-    """
-    url = join(out, uri)
-    fs, path = storage.open(url)
-    with told("cannot read", url), fs.open(path, "rb") as file:
-        return f"-{_digest(file)}." in uri
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self._digest = hashlib.blake2b(digest_size=8)
+        self._place = 0
 
+    def read(self, size: int) -> bytes:
+        """The next bytes, fewer where the file ends."""
+        data: bytes = self._file.read(size)
+        self._place += len(data)
+        self._digest.update(data)
+        return data
 
-def _digest(file: Any) -> str:
-    file.seek(0)
-    return hashlib.file_digest(file, partial(hashlib.blake2b, digest_size=8)).hexdigest()
+    def skip_to(self, place: int) -> None:
+        """Have it read up to there, or to its end."""
+        while self._place < place and self.read(min(PIECE, place - self._place)):
+            pass
+
+    def at_end(self) -> str:
+        """Have it read to its end; the digest of all of it."""
+        self.skip_to(sys.maxsize)
+        return self._digest.hexdigest()
 
 
 def sweep(storage: Storage, out: str) -> None:

@@ -64,6 +64,7 @@ class ParquetTable(Packed):
         for image in images:
             place = written.index(image, place)
             offsets.append(start + place)
+            place += len(image)  # the next may be alike
         return offsets
 
     def close(self) -> None:
