@@ -30,12 +30,16 @@ def can_be_alone() -> bool:
 
 @pytest.mark.extra
 @pytest.mark.skipif(not can_be_alone(), reason="needs a network namespace of its own")
-def test_a_node_that_dies_costs_only_its_shards_in_flight(tmp_path: Path, pack: str) -> None:
+@pytest.mark.parametrize("layout", ["files", "webdataset"])
+def test_a_node_that_dies_costs_only_its_shards_in_flight(
+    tmp_path: Path, pack: str, layout: str
+) -> None:
     out = tmp_path / "out"
     photos = write_photos(tmp_path / "photos", ROWS, size=700)
     command = [
         *RESTYLE, "run", str(photos), "--out", str(out), "--style", "red", "--pack", pack,
-        "--shard-size", "4", "--format", "png", "--runner", "ray", "--device", "cpu",
+        "--shard-size", "4", "--format", "png", "--layout", layout, "--runner", "ray",
+        "--device", "cpu",
     ]  # fmt: skip
     nodes = subprocess.run(
         [*ALONE, sys.executable, "-m", "tests.flows.two_nodes", str(out), *command],
