@@ -100,6 +100,7 @@ class Packed(ABC):
         for name, values in facts.items():
             field = LEDGER_SCHEMA.field(name)
             rows = rows.append_column(field, pa.array(values, field.type))
+        rows = rows.select([*FACTS, *carried_columns(rows)])  # in the order of those that stay
         offsets = self._add(rows, [item.data for item in done])
         for item, offset in zip(done, offsets, strict=True):
             item.data = b""

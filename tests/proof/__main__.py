@@ -176,6 +176,7 @@ def _killed(parts: list[dict[str, Any]]) -> str:
     lines["times started"] = [part["rounds"] for part in parts]
     lines["jobs that came to their end"] = [part["jobs"] for part in parts]
     lines["sources replaced in between"] = [part["replaced"] for part in parts]
+    lines["labels corrected in between"] = [part["corrected"] for part in parts]
     lines["problems"] = [len(part["problems"]) for part in parts]
     return "\n".join(
         f"| {what} | {' | '.join(map(str, numbers))} |" for what, numbers in lines.items()

@@ -8,7 +8,8 @@ Every round starts the same command. Whenever so many more shards are done as we
 seed, what was drawn from the seed is killed with SIGKILL: a worker, all workers, the run, its
 Prefect server, or all of these at once, until the run is dead or has ended. After each round the
 results are compared with the ledger; a job that has ended is compared with one that was never
-interrupted, and begun anew, or gone on with after some of its sources have been replaced.
+interrupted, and begun anew, or gone on with after some of its sources have been replaced, and the
+labels of others corrected.
 """
 
 from __future__ import annotations
@@ -54,8 +55,9 @@ TARGETS = ("worker", "worker", "workers", "workers", "run", "all")
 # Share of the rounds that have a Prefect server of their own, which can be killed.
 OWN_SERVER = 0.3
 
-# Of the jobs that have ended, how many are gone on with after so many photos have been replaced.
-GONE_ON_WITH, REPLACED = 0.5, 24
+# Of the jobs that have ended, how many are gone on with after so many photos have been replaced,
+# and the labels of so many corrected.
+GONE_ON_WITH, REPLACED, CORRECTED = 0.5, 24, 40
 
 # Until the next kill at most so many shards are done, and so many seconds more pass; so many
 # where it shall come before the first one.
@@ -76,6 +78,7 @@ class Figures:
     rounds: int = 0
     jobs: int = 0
     replaced: int = 0
+    corrected: int = 0
     endings: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
     seconds: float = 0.0
@@ -129,11 +132,17 @@ class Chaos:
         write_pack(self.pack, "red")
         write_photos(self.source, ROWS, size=500)
         (self.source / "007.jpg").write_bytes(b"no image")
+        self.labels = [f"label {number}" for number in range(ROWS)]
+        self._write_manifest()
+
+    def _write_manifest(self) -> None:
+        rows = [f"{number:03d}.jpg,{label}" for number, label in enumerate(self.labels)]
+        (self.source / "m.csv").write_text("\n".join(["uri,label", *rows]))
 
     def command(self, out: str) -> list[str]:
         """What a user would type."""
         return [
-            *RESTYLE, "run", str(self.source), "--out", out, "--style", "red",
+            *RESTYLE, "run", str(self.source / "m.csv"), "--out", out, "--style", "red",
             "--pack", str(self.pack), "--shard-size", str(SHARD), "--workers", "2",
             "--format", "png", "--layout", self.layout,
         ]  # fmt: skip
@@ -279,22 +288,26 @@ class Chaos:
         self.committed = {}
         self.figures.jobs += 1
         if self.lot.random() < GONE_ON_WITH:
-            self.replace_sources()
+            self.change_sources()
         else:
             Storage().delete(self.out)
             self.replaced = 0
         self.before = self.parts()
 
-    def replace_sources(self) -> None:
-        """Put other photos where some were."""
+    def change_sources(self) -> None:
+        """Put other photos where some were, and say something else of others."""
         from tests.conftest import jpeg
 
         self.replaced += 1
         for number in self.lot.sample(range(8, ROWS), REPLACED):
             photo = jpeg(500, 500, ROWS * self.replaced + number)
             (self.source / f"{number:03d}.jpg").write_bytes(photo)
+        for number in self.lot.sample(range(8, ROWS), CORRECTED):
+            self.labels[number] += "!"
+        self._write_manifest()
         self.run_reference()
         self.figures.replaced += REPLACED
+        self.figures.corrected += CORRECTED
 
     def contents(self, out: str) -> dict[str, Any]:
         """All of a job but for times."""

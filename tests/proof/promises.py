@@ -22,6 +22,11 @@ PROMISES = [
         "test_a_source_that_changed_is_done_again_in_its_shard",
     ),
     (
+        "the next run brings it up to date without stylizing anything again",
+        "tests/pipeline/test_carried.py",
+        "test_labels_that_were_corrected_are_so_in_the_ledger_and_beside_the_images",
+    ),
+    (
         "said before anything is written",
         "tests/pipeline/test_run.py",
         "test_a_wrong_request_is_refused_before_anything_is_written",
