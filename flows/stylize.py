@@ -103,7 +103,7 @@ class Dispatch:
         self, request: Request, plan: Plan, refs: list[ShardRef], summary: Summary
     ) -> None:
         self._claim, self._summary = request.claim, summary
-        self._left = plan.left
+        self._left = plan.to_do
         self._tracker = Tracker(plan)
         self._progress = ProgressArtifact(names.artifact_key("progress", request.job.out))
         self._pool = make_pool(request.job, plan.left, len(refs))

@@ -303,7 +303,7 @@ def make_report(out: str, storage_option: tuple[str, ...]) -> int:
 
 def verify_results(out: str, repair: bool, as_json: bool, storage_option: tuple[str, ...]) -> int:
     """Compare the results with the ledger, and mend what is wrong; the exit code."""
-    from pipeline.run import prepare
+    from pipeline.run import prepare, preview
     from pipeline.verify import not_mended, put_aside, verify
 
     out = absolute(out)
@@ -317,7 +317,7 @@ def verify_results(out: str, repair: bool, as_json: bool, storage_option: tuple[
     if not repair or not verdict.wrong:
         return 1 if verdict.wrong else 0
     job = Job.model_validate(verdict.job | {"overwrite": False})
-    prepare(job)  # what cannot be done again is not put aside
+    preview(prepare(job))  # what cannot be done again is not put aside
     put_aside(storage, out, verdict.wrong)
     with redirect_stdout(sys.stderr) if as_json else nullcontext():
         code = run_job(job)

@@ -12,6 +12,8 @@ from pipeline.ledger import carried_columns, row_keys
 
 Bits = NDArray[np.uint64]
 
+OF_BYTES = (kinds.is_string, kinds.is_large_string, kinds.is_binary, kinds.is_large_binary)
+
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -19,8 +21,8 @@ def up_to_date(part: pa.Table, rows: pa.Table) -> tuple[pa.Table, int]:
     """A shard's ledger rows with the manifest's own columns as ``rows`` has them by now.
 
     Args:
-        part: ledger rows. rows: of the same shard, as plan.Shard has them; what is not among
-            these stays as it is.
+        part: ledger rows, read with these columns. rows: of the same shard, as plan.Shard has them;
+            what is not among these stays as it is.
 
     Returns:
         ``part``, and how many of its rows said something else.
@@ -29,9 +31,6 @@ def up_to_date(part: pa.Table, rows: pa.Table) -> tuple[pa.Table, int]:
     if not own.column_names:
         return part, 0
     others = [name for name in part.column_names if name not in own.column_names]
-    for field in own.schema:
-        if field.name not in part.column_names:  # older than the column
-            part = part.append_column(field.with_nullable(True), pa.nulls(len(part), field.type))
     before = part.select(own.column_names)
     both = pa.concat_tables([before, own], promote_options="default")
     places = {key: place for place, key in enumerate(row_keys(rows), start=len(part))}
@@ -70,9 +69,11 @@ def _bits(column: pa.Array) -> Bits:
     if kinds.is_primitive(kind) and kind.bit_width <= 64:
         integers = pc.fill_null(column.view(f"int{kind.bit_width}"), 0)
         return np.asarray(integers).astype(np.int64).view(np.uint64)
-    values = column.to_pylist()
-    texts = values if kinds.is_string(kind) or kinds.is_large_string(kind) else map(repr, values)
-    return np.fromiter(map(hash, texts), np.int64, len(values)).view(np.uint64)
+    if any(is_so(kind) for is_so in OF_BYTES):  # texts, too: no Parquet file vouches for UTF-8
+        values = column.cast(pa.large_binary()).to_pylist()
+    else:
+        values = [repr(value) for value in column.to_pylist()]
+    return np.fromiter(map(hash, values), np.int64, len(values)).view(np.uint64)
 
 
 def _of_several(columns: list[pa.Array], length: int) -> Bits:

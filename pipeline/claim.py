@@ -156,16 +156,42 @@ class Claim:
         return False
 
 
-def check_claim(storage: Storage, out: str, token: str) -> None:
-    """See whether the folder ``out`` is still that of the run whose claim has ``token``.
+class Lease:
+    """The claim of a run, as its workers see it.
 
-    Raises:
-        TakenOver: it is not. SystemFault: the claim cannot be read.
+    A worker that stands still may be given up for dead, and then go on.
+
+    Args:
+        out: the folder, in full. token: of the claim; empty: there is none, nothing is looked at.
     """
-    found = _parsed(storage.read_one(join(out, NAME)))
-    if found is None:
-        raise TakenOver(f"the run has ended, or its claim is gone from {redact_url(out)}")
-    _check(found, token, out)
+
+    def __init__(self, storage: Storage, out: str, token: str) -> None:
+        self._storage, self._out, self._token = storage, out, token
+        self._seen = 0.0
+
+    def check(self, at_most: float = 0.0) -> None:
+        """See whether the folder is still that of the run, unless it was so a moment ago.
+
+        Args:
+            at_most: seconds since then, by the clock, which goes on where a machine sleeps.
+
+        Raises:
+            TakenOver: it is not. SystemFault: the claim cannot be read.
+        """
+        now = time.time()
+        if not self._token or 0 <= now - self._seen < at_most:
+            return
+        found = self._read()
+        if found is None:
+            time.sleep(2 * RENEWED_EVERY)  # somebody has removed it, and the run puts it back
+            found = self._read()
+        if found is None:
+            raise TakenOver(f"the run has ended: {redact_url(self._out)} is nobody's")
+        _check(found, self._token, self._out)
+        self._seen = now
+
+    def _read(self) -> dict[str, Any] | None:
+        return _parsed(self._storage.read_one(join(self._out, NAME)))
 
 
 def _check(found: dict[str, Any], token: str, out: str) -> None:

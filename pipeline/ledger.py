@@ -78,15 +78,18 @@ class Ledger:
         """Where the part of a shard is, or would be."""
         return join(self.folder, f"{shard}.parquet")
 
-    def read_part(self, shard: str) -> pa.Table | None:
+    def read_part(self, shard: str, own: pa.Schema = NONE) -> pa.Table | None:
         """What is committed of a shard, or None.
+
+        Args:
+            own: as in read_parts().
 
         Raises:
             DamagedPart: it is not whole. SystemFault: it cannot be fetched.
         """
         url = self.part_url(shard)
         data = self._storage.read_one(url)
-        return None if data is None else _parsed(url, data)
+        return None if data is None else _parsed(url, data, own=own)
 
     def read_parts(
         self,
@@ -98,7 +101,8 @@ class Ledger:
 
         Args:
             columns: all, if not given. shards: all that have a part, if not given.
-            own: besides, columns of the manifest's own; null in parts that do not have them.
+            own: besides, columns of the manifest's own, of these types; null in parts that do not
+                have them.
 
         Parts that have been removed meanwhile are left out.
 
@@ -186,6 +190,9 @@ def _parsed(
         for field in [*wanted, *own]:
             if field.nullable and field.name not in part.column_names:  # older than the column
                 part = part.append_column(field, pa.nulls(len(part), field.type))
+        for index, field in ((part.schema.get_field_index(field.name), field) for field in own):
+            if part.schema.field(index).type != field.type:  # as earlier versions carried it
+                part = part.set_column(index, field, part[index].cast(field.type))
         return part if columns is None else part.select([*columns, *own.names])
     except (pa.ArrowException, OSError, KeyError) as error:
         out = redact_url(url).rpartition("/metadata/")[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -128,7 +129,7 @@ class Output:
             )
         for name, kind in earlier.carried.items():
             index = carried.get_field_index(name)
-            if index >= 0 and str(carried.field(index).type) != kind:
+            if index >= 0 and str(carried.field(index).type) != _as_kept(kind):
                 raise RequestError(
                     f"column '{name}' is {carried.field(index).type} in this manifest, but "
                     f"{kind} in the ledger of {redact_url(self.url)}; choose another --out"
@@ -181,6 +182,11 @@ class Output:
 
     def _write(self, name: str, text: str) -> None:
         self._storage.write_last(join(self.url, name), text.encode())
+
+
+def _as_kept(kind: str) -> str:
+    """What a type is called of which earlier versions wrote down what the manifest called it."""
+    return re.sub(r"indices=\w+", "indices=int32", re.sub(r"(stamp|time32)\[s", r"\1[ms", kind))
 
 
 def _differences(earlier: JobRecord, job: Job) -> str:

@@ -174,16 +174,8 @@ def _expanded(
             batch = batch.slice(0, job.limit - taken)
         if not len(batch):
             continue  # many blank lines
-        styles = set(pc.unique(batch.column("style")).to_pylist()) if style_names else set()
-        for style in styles - known:
-            try:
-                _check_style(style or job.style, job.variants, style_names or [])
-            except RequestError as error:
-                if not style:
-                    raise
-                row = taken + pc.index(batch.column("style"), style).as_py() + 1
-                raise RequestError(f"{manifest.name}, row {row}, column style: {error}") from None
-            known.add(style)
+        if style_names:
+            check_styles(batch, job, style_names, manifest.name, taken + 1, known)
         taken += len(batch)
         table = pa.Table.from_batches([batch])
         variants = np.zeros(len(batch), np.int32)
@@ -199,13 +191,37 @@ def _expanded(
             return
 
 
+def check_styles(
+    rows: pa.RecordBatch, job: Settings, names: list[str], manifest: str, first: int,
+    known: set[str | None],
+) -> None:  # fmt: skip
+    """See whether there are the styles that rows want, and as many as there are variants.
+
+    Args:
+        names: of all styles. manifest: its name, and ``first`` the number of the first row, for
+            messages. known: styles that need not be looked at; those of ``rows`` are added.
+
+    Raises:
+        RequestError: there are not.
+    """
+    for style in set(pc.unique(rows.column("style")).to_pylist()) - known:
+        try:
+            _check_style(job.style if style is None else style, job.variants, names)
+        except RequestError as error:
+            if style is None:
+                raise
+            row = first + pc.index(rows.column("style"), style).as_py()
+            raise RequestError(f"{manifest}, row {row}, column style: {error}") from None
+        known.add(style)
+
+
 def _check_style(expression: str, variants: int, names: list[str]) -> None:
-    """Raise a RequestError if there is no such style, or not one for each variant."""
-    choices = len(parse_style(expression, names))
-    if choices < variants:
+    choices = [str(mix) for mix in parse_style(expression, names)]
+    distinct = len(set(choices))
+    if variants > 1 and distinct < max(variants, len(choices)):
         raise RequestError(
-            f"--variants {variants} of {plural(choices, 'style')}: some results of an image would "
-            "be alike; name more: wave,starry"
+            f"--variants {variants} of {plural(distinct, 'style')}: some results of an image would "
+            "be alike; name more, each once: wave,starry"
         )
 
 

@@ -19,7 +19,7 @@ from pipeline.ledger import RESERVED, Ledger
 from pipeline.manifest import Manifest, open_manifest
 from pipeline.manifest.listings import IMAGE_SUFFIXES
 from pipeline.output import Output
-from pipeline.plan import Plan, Shard, plan_shards
+from pipeline.plan import Plan, Shard, check_styles, plan_shards
 from pipeline.results import Summary
 from pipeline.spool import ShardRef, write_plan
 from pipeline.storage import Storage
@@ -82,6 +82,7 @@ def prepare(job: Job) -> Request:
     first = next(manifest.read(), None)
     if first is None:
         raise RequestError(f"{manifest.name} has no images")
+    check_styles(first, job, _styles_for(job, pack), manifest.name, 1, set())
     output = Output(storage, job.out)
     output.check(job, pack, manifest.carried)
     file_bytes = pc.mean(first.column("source_size")).as_py()
@@ -117,6 +118,11 @@ def _check_rights(pack: Pack, job: Job) -> None:
                 f"--require-rights: the card of '{card.name}' does not say under what rights it "
                 "may be used; restyle styles add FILE --rights ... tells"
             )
+
+
+def _styles_for(job: Job, pack: Pack) -> list[str]:
+    """What the manifest's ``style`` column may name."""
+    return [card.name for card in pack.cards if card.rights or not job.require_rights]
 
 
 def preview(request: Request) -> Plan:
@@ -158,13 +164,12 @@ def begin(request: Request, devices: Sequence[str] = ()) -> tuple[Plan, list[Sha
 def _shards(request: Request, plan: Plan, devices: Sequence[str] = ()) -> Iterator[Shard]:
     job = request.job
     devices = devices or devices_for(job, sys.maxsize)
-    cards = request.pack.cards
     return plan_shards(
         request.manifest,
         Ledger(request.storage, job.out),
         job,
         request.digest,
-        [card.name for card in cards if card.rights or not job.require_rights],
+        _styles_for(job, request.pack),
         plan,
         shard_rows(job, devices, request.file_bytes),
         len(devices),

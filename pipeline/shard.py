@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.claim import check_claim
+from pipeline.claim import STALE_AFTER, Lease
 from pipeline.codec import Pixels, decode, encode
 from pipeline.errors import RowError
 from pipeline.inhand import NOBODY, Board, Suspects
 from pipeline.items import Item, by_row, part_of
 from pipeline.job import Settings
 from pipeline.layouts import Layout, layout_of
-from pipeline.ledger import Ledger
+from pipeline.ledger import Ledger, carried_columns
 from pipeline.manifest.rows import ROW_SCHEMA
 from pipeline.overlap import Clock, Queue, ahead, chunks, unfinished
 from pipeline.results import ShardResult
@@ -33,6 +33,9 @@ from pipeline.url import check_name
 # Objects asked for, or put, at once: storage far away wants many requests in flight.
 CHUNK = 32
 CHUNKS_AHEAD = 4
+
+# Seconds for which a look at the claim of the run counts: less than what makes one stale.
+CHECKED = STALE_AFTER / 2
 
 # Bytes of a chunk: photos as a camera makes them would fill the memory otherwise.
 CHUNK_BYTES = 16 << 20
@@ -76,6 +79,7 @@ class ShardWorker:
         self._threads = threads
         self._network_threads = self._stylizer.threads(threads)
         self._begun: dict[str, Queue[Any, Any]] = {}
+        self._lease = Lease(storage, job.out, "")
         self._usual_bytes = UNKNOWN_BYTES
 
     def queues(self) -> dict[str, int]:
@@ -117,8 +121,10 @@ class ShardWorker:
         """
         clock = Clock()
         result = ShardResult(key, seconds=clock.seconds)
+        self._lease = Lease(self.storage, self._job.out, claim)
         with clock.busy("wall"):
-            part = self._ledger.read_part(key)
+            own = pa.schema([rows.schema.field(name) for name in carried_columns(rows)])
+            part = self._ledger.read_part(key, own)
             before = by_row(part)
             items = [
                 item for item in self._items(rows) if not item.is_done(before, self._job_digest)
@@ -136,10 +142,10 @@ class ShardWorker:
                 if finished or result.updated:
 
                     def commit(part: pa.Table) -> None:
-                        if claim:  # who stood still may have been given up for dead meanwhile
-                            check_claim(self.storage, self._job.out, claim)
+                        self._lease.check()
                         self._ledger.commit(key, part)
 
+                    self._lease.check(CHECKED)
                     results.finish(after, len(after) - len(finished), commit, self._board.beat)
         return result
 
@@ -175,6 +181,10 @@ class ShardWorker:
         with ExitStack() as stack:
             pools = self._pools(stack, results.put_threads)
 
+            def put(items: list[Item]) -> list[Item]:
+                self._lease.check(CHECKED)
+                return results.put(items)
+
             def stage(name: str, do: Callable[[Any], Any], work: Iterable[Any], depth: int) -> Any:
                 return ahead(pools[name], clock.timed(name, do), work, depth, begun[name])
 
@@ -187,7 +197,7 @@ class ShardWorker:
             encode_one = partial(_unless_failed, "encode", self._encode)
             encoded = stage("encode", encode_one, styled, depth)
             done = chunks(encoded, chunk, lambda item: len(item.data), CHUNK_BYTES)
-            yield from flat(stage("put", results.put, done, CHUNKS_AHEAD))
+            yield from flat(stage("put", put, done, CHUNKS_AHEAD))
 
     def _pools(self, stack: ExitStack, put_threads: int) -> dict[str, ThreadPoolExecutor | None]:
         """The threads of each stage; None: that of the stage after it."""

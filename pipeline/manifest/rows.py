@@ -14,6 +14,7 @@ from contextlib import suppress
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from pipeline.errors import RequestError
 from pipeline.url import plain_path, redact_url
@@ -45,14 +46,15 @@ OUTSIDE = rf"^/|{DOT_SEGMENT}|//|/$|\x00"
 
 
 def carried_schema(schema: pa.Schema, reserved: Iterable[str], name: str) -> pa.Schema:
-    """The manifest's own columns that hold something.
+    """The manifest's own columns that hold something, of the types that the ledger will have.
 
     Args:
         reserved: names that the ledger uses.
         name: of the manifest, for the message.
 
     Raises:
-        RequestError: no ``uri`` column, a column twice, or a clash with the ledger.
+        RequestError: no ``uri`` column, a column twice, a clash with the ledger, or a type that no
+            Parquet file has.
     """
     for column in schema.names:
         meant = column.strip().lower()
@@ -76,7 +78,7 @@ def carried_schema(schema: pa.Schema, reserved: Iterable[str], name: str) -> pa.
     # One that is empty so far has no type, and may well get one in a later run.
     own = [f for f in schema if f.name not in KNOWN and not pa.types.is_null(f.type)]
     # And one that comes later is null in the rows of before.
-    return pa.schema([f.with_type(_workable(f.type)).with_nullable(True) for f in own])
+    return pa.schema([f.with_type(_kept(f, name)).with_nullable(True) for f in own])
 
 
 def rows_of(
@@ -173,8 +175,24 @@ def full_uris(uri: pa.Array, base: str) -> pa.Array:
     return pa.array(tidied, pa.string())
 
 
+def _kept(column: pa.Field, name: str) -> pa.DataType:
+    """As what Parquet gives back what is in a column: of seconds it makes milliseconds."""
+    sink = pa.BufferOutputStream()
+    try:
+        pq.write_table(pa.schema([column.with_type(_workable(column.type))]).empty_table(), sink)
+    except pa.ArrowNotImplementedError as error:
+        raise RequestError(
+            f"{name}: column '{column.name}' is {column.type}, which the ledger cannot hold; write "
+            "it as another type, or leave it out"
+        ) from error
+    return pq.read_schema(pa.BufferReader(sink.getvalue())).field(0).type
+
+
 def _workable(kind: pa.DataType) -> pa.DataType:
-    """``kind``, or what to carry it as: Arrow cannot take rows of views."""
+    """``kind``, or what to carry it as."""
+    if pa.types.is_dictionary(kind):  # each part has words of its own: too many for 8 bits
+        return pa.dictionary(pa.int32(), kind.value_type, kind.ordered)
+    # Arrow cannot take rows of views.
     if kind == pa.string_view():
         return pa.string()
     return pa.binary() if kind == pa.binary_view() else kind

@@ -22,6 +22,9 @@ from pipeline.url import describe, redact_url, tar_of
 COMPANIONS = ("cls", "txt", "json")
 TAR_COLUMNS = pa.schema([pa.field(name, pa.string()) for name in COMPANIONS])
 
+# Names of tars of restyle's own: the shard, and a digest.
+OWN = re.compile(r"^([0-9a-f]{16})-[0-9a-f]{16}$")
+
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
@@ -66,10 +69,13 @@ def expand(storage: Storage, source: str) -> list[str]:
 
 
 def tar_rows(storage: Storage, tars: list[str]) -> Iterator[pa.RecordBatch]:
-    """Rows of all images in ``tars``; an id is the tar's name without suffix, then the member's."""
+    """Rows of all images in ``tars``; an id is the tar's name without suffix, then the member's.
+
+    Of a tar of restyle's own without the digest, which is another when any of its samples changes.
+    """
     schema = pa.schema([*ROW_SCHEMA, *TAR_COLUMNS])
     for tar in tars:
-        stem = posixpath.splitext(posixpath.basename(tar))[0]
+        stem = OWN.sub(r"\1", posixpath.splitext(posixpath.basename(tar))[0])
         rows: list[dict[str, object]] = []
         for _, members in groupby(_members(storage, tar), key=lambda member: member.key):
             sample = list(members)

@@ -16,6 +16,7 @@ import pytest
 
 from flows.cli import main
 from pipeline.carried import fingerprints
+from pipeline.errors import RequestError
 from pipeline.job import FOLDERS, Job
 from pipeline.run import prepare, preview
 from pipeline.shard import ShardWorker
@@ -153,6 +154,102 @@ def test_types_stay_and_what_is_the_same_counts_as_the_same(job: Job) -> None:
     for name in COLUMNS.keys() - {"int"}:
         assert rows[name].type == columns[name].type
         assert of(rows[name].combine_chunks()) == of(columns[name]), name
+
+
+def table(job: Job, columns: pa.Table) -> Job:
+    """The job with ``columns`` for as many of its photos."""
+    uris = pa.array([f"{number:03d}.jpg" for number in range(len(columns))])
+    pq.write_table(columns.append_column("uri", uris), Path(job.source) / "m.parquet")
+    return changed(job, source=f"{job.source}/m.parquet")
+
+
+@pytest.mark.parametrize(
+    "when", ["2024-05-01 10:00:00", "2024-05-01 10:00:00Z", "2024-05-01", "10:00:00", "0.1", "true"]
+)
+def test_what_a_csv_is_taken_for_is_the_same_every_night(job: Job, when: str) -> None:
+    source = Path(job.source) / "m.csv"
+    source.write_text("uri\n000.jpg\n001.jpg\n")
+    job = changed(job, source=str(source))
+    run_job(job)
+    source.write_text(f"uri,when\n000.jpg,\n001.jpg,\n002.jpg,{when}\n")
+    assert run_job(job).new_done == 1
+    assert str(run_job(job)) == "3 of 3 stylized; nothing was left to do"
+    source.write_text(f"uri,when\n000.jpg,{when}\n001.jpg,\n002.jpg,{when}\n")
+    assert run_job(job).updated == 1
+    values = ledger_of(job.out)["when"].to_pylist()
+    assert values[0] == values[2] is not None
+    assert values[1] is None
+
+
+def test_times_within_lists_are_the_same_every_night(job: Job) -> None:
+    times = pa.array([[0, None], [], None], pa.list_(pa.timestamp("s")))
+    job = table(job, pa.table({"times": times}))
+    assert run_job(job).done == 3
+    assert run_job(job).updated == 0
+
+
+def test_many_categories_are_renamed(anyhow: Job) -> None:
+    """80 and 80: more than the numbers with which pandas writes them down."""
+    names, more = ([f"{word} {number}" for number in range(8)] for word in ("class", "kind"))
+
+    def categories(names: list[str], besides: str) -> pa.Table:
+        words = pa.array([*names, *(f"{besides} {number}" for number in range(72))])
+        indices = pa.array(range(8), pa.int8())
+        return pa.table({"label": pa.DictionaryArray.from_arrays(indices, words)})
+
+    run_job(table(anyhow, categories(names, "no such")))
+    job = table(anyhow, categories(more, "nor such"))
+    assert run_job(job).updated == 8
+    assert run_job(job).updated == 0
+    assert ledger_of(job.out)["label"].to_pylist() == more
+    assert pa.types.is_dictionary(ledger_of(job.out)["label"].type)
+    assert_sound(job)
+
+
+def test_parts_of_before_are_read_as_columns_are_carried_now(job: Job) -> None:
+    first = table(job, pa.table({"label": pa.array(["a", "b"]).dictionary_encode()}))
+    run_job(first)
+    (path,) = Path(job.out, "metadata").iterdir()
+    part = pq.read_table(path)
+    field = pa.field("label", pa.dictionary(pa.int8(), pa.string()))
+    index = part.schema.get_field_index("label")
+    pq.write_table(part.set_column(index, field, part["label"].cast(field.type)), path)
+    record = Path(job.out, "job.json")
+    record.write_text(record.read_text().replace("indices=int32", "indices=int8"))
+    assert run_job(first).updated == 0
+    second = table(job, pa.table({"label": pa.array(["a", "c"]).dictionary_encode()}))
+    assert run_job(second).updated == 1
+    assert ledger_of(job.out)["label"].to_pylist() == ["a", "c"]
+
+
+def test_texts_that_are_not_utf8_are_bytes_like_others(job: Job) -> None:
+    offsets = pa.py_buffer(np.int32([0, 1, 2]).tobytes())
+    bad = pa.Array.from_buffers(pa.string(), 2, [None, offsets, pa.py_buffer(b"\xff\xfe")])
+    first = table(job, pa.table({"label": bad}))
+    run_job(first)
+    assert run_job(first).updated == 0
+    assert run_job(table(job, pa.table({"label": bad.take([1, 1])}))).updated == 1
+
+
+def test_a_type_that_the_ledger_cannot_have_is_refused_by_its_column(job: Job) -> None:
+    source = Path(job.source) / "m.jsonl"
+    source.write_text('{"uri": "000.jpg", "notes": {}}\n')
+    with pytest.raises(RequestError, match=r"column 'notes' is struct<>, which the ledger cannot"):
+        prepare(changed(job, source=str(source)))
+
+
+def test_images_of_tars_keep_their_ids_when_a_label_beside_them_changes(
+    job: Job, tmp_path: Path
+) -> None:
+    first = changed(job, layout="webdataset")
+    run_job(labelled(first, label=list("abcd")))
+    out = str(tmp_path / "second")
+    second = changed(job, source=f"{first.out}/shards/*.tar", out=out, layout="webdataset")
+    run_job(second)
+    run_job(labelled(first, label=list("abcx")))
+    assert run_job(second).done == len(ledger_of(out)) == 4
+    assert '"label": "x"' in "".join(ledger_of(out)["json"].to_pylist())
+    assert_sound(second)
 
 
 def test_a_worker_that_dies_after_its_commit_miscounts_nothing(anyhow: Job) -> None:

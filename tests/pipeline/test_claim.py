@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from pipeline import claim as claim_module
-from pipeline.claim import Claim
+from pipeline.claim import Claim, Lease, TakenOver
 from pipeline.errors import RequestError, SystemFault
 from pipeline.job import Job
 from pipeline.run import begin, prepare
@@ -122,6 +122,24 @@ def test_who_was_taken_over_is_told(claims: list[Claim], out: str) -> None:
         claims[0].check()
     claims[0].release()
     assert written(out) == theirs
+
+
+def test_a_worker_sees_that_the_folder_is_not_its_runs_any_more(
+    claims: list[Claim], out: str
+) -> None:
+    claims[0].take()
+    lease = Lease(Storage(), out, claims[0].token)
+    lease.check()
+    Storage().delete(join(out, ".restyle-claim"))
+    lease.check()  # by then the run has put it back
+    claims[0].release()
+    claims[1].take()
+    lease.check(at_most=60)  # it was so a moment ago
+    with pytest.raises(TakenOver, match=f"taken over .*: process {os.getpid()} on"):
+        lease.check()
+    claims[1].release()
+    with pytest.raises(TakenOver, match="the run has ended"):
+        lease.check()
 
 
 HOLD = """

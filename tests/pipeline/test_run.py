@@ -45,6 +45,8 @@ def test_prepare_makes_all_places_full(job: Job, monkeypatch: pytest.MonkeyPatch
         ({"style": "red+nosuch"}, "unknown style 'nosuch'"),
         ({"style": ""}, "unknown style ''"),
         ({"style": "red:0"}, "weight of red must be above 0"),
+        ({"style": "red,green", "variants": 3}, "--variants 3 of 2 styles: some results"),
+        ({"style": "red,red,green", "variants": 2}, "--variants 2 of 2 styles: .*, each once"),
         ({"source": "/no/such/folder"}, "/no/such/folder does not exist"),
         ({"source": "/no/such/m.parquet"}, "m.parquet does not exist"),
         ({"source": "/no/such/x.tar"}, "x.tar does not exist"),

@@ -15,12 +15,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline import claim as claim_module
 from pipeline import shard as shard_module
+from pipeline.claim import TakenOver
 from pipeline.codec import encode
 from pipeline.errors import RowError, SystemFault
 from pipeline.items import Item
 from pipeline.job import FOLDERS, Job
 from pipeline.ledger import LEDGER_SCHEMA, Ledger
+from pipeline.run import begin, prepare
 from pipeline.shard import ShardWorker
 from pipeline.spool import read_shard
 from pipeline.storage import Source, Storage, disk
@@ -28,6 +31,7 @@ from pipeline.styles.mix import Mix
 from pipeline.styles.pack import find_pack
 from pipeline.stylizer import Stylizer
 from pipeline.url import join
+from pipeline.verify import verify
 from tests.conftest import jpeg, open_image, picture, write_photos
 from tests.pipeline.runs import changed, ledger_of, manifest, plan_job, run_job, write_tar
 from tests.pipeline.servers import files, serving
@@ -88,6 +92,27 @@ def test_large_files_are_fetched_by_few(
             job = changed(job, shard_size=8, allow_scheme=["http"], allow_private=True)
             assert run_job(job).done == 8
     assert max(asked) == 2
+
+
+def test_a_worker_that_was_given_up_puts_nothing_over_others_results(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claim_module, "RENEWED_EVERY", 0.1)
+    monkeypatch.setattr(shard_module, "CHECKED", 0.0)
+    request = prepare(job)
+    _, (ref, *_) = begin(request)
+    worker = ShardWorker(request.job, request.pack, request.storage)
+    stylize = worker._stylize
+
+    def stand_still(batch: list[Item]) -> list[Item]:
+        request.claim.release()
+        run_job(changed(job, style="green", overwrite=True))
+        return stylize(batch)
+
+    monkeypatch.setattr(worker, "_stylize", stand_still)
+    with pytest.raises(TakenOver):
+        worker.run(ref.key, read_shard(request.storage, ref), lambda *_: None, claim=ref.claim)
+    assert verify(Storage(), job.out, lambda rows: None).findings == []
 
 
 @pytest.mark.parametrize("layout", FOLDERS)

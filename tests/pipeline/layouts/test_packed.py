@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from flows.cli import main
+from pipeline import claim as claim_module
 from pipeline.claim import TakenOver
 from pipeline.errors import RequestError, SystemFault
 from pipeline.inhand import NOBODY, Board, Suspects
@@ -218,7 +219,7 @@ def test_a_worker_that_was_given_up_commits_nothing(
 
     def stand_still(*given: Any) -> None:
         write_file(*given)
-        monkeypatch.undo()
+        monkeypatch.setattr(Storage, "write_file", write_file)
         request.claim.release()
         write_photos(Path(packed.source), 1, first=3)  # so that theirs is another file
         run_job(packed)
@@ -226,6 +227,7 @@ def test_a_worker_that_was_given_up_commits_nothing(
             others.append(prepare(packed))
             begin(others[0])
 
+    monkeypatch.setattr(claim_module, "RENEWED_EVERY", 0.1)
     monkeypatch.setattr(Storage, "write_file", stand_still)
     worker = ShardWorker(request.job, request.pack, request.storage)
     with pytest.raises(TakenOver, match="has ended" if have_ended else "has taken over"):
