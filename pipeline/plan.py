@@ -33,6 +33,9 @@ WHY_OUTDATED = "their own columns have other values in the manifest by now"
 # Rows of a shard at the end of a plan, at least: fewer are not worth what a shard costs.
 LEAST_ROWS = 64
 
+# Rows that are done again and put in order together.
+TOGETHER = 1 << 17
+
 # Shards' worth of rows that are held back until it is known how many are left.
 MOST_HELD = 128
 
@@ -360,27 +363,57 @@ class _Regrouper:
 
     def __init__(self, settled: _Settled) -> None:
         self._settled = settled
-        self._waiting: dict[int, list[pa.Table]] = {}
+        # Tables whose rows are in order of their shards, and the code of each row's shard. Not a
+        # table for each shard and batch: of rows in any order these would be as many as the rows.
+        self._waiting: list[tuple[pa.Table, NDArray[np.int64]]] = []
+        self._rows_of_shard = np.zeros_like(settled.rows_of_shard)
 
     def add(self, rows: pa.Table, codes: NDArray[np.int64]) -> Iterator[Shard]:
-        # Sorted by shard once, as there may be as many shards as rows.
         order = np.argsort(codes, kind="stable")
         order = order[np.searchsorted(codes[order], 0) :]
-        table = rows.take(pa.array(order))
-        again = np.unique(codes[order], return_index=True, return_counts=True)
-        for code, start, count in zip(*(part.tolist() for part in again), strict=True):
-            waiting = self._waiting.setdefault(code, [])
-            waiting.append(table.slice(start, count))
-            # Complete: no need to hold it until the end, which a whole job done again would.
-            if sum(map(len, waiting)) == self._settled.rows_of_shard[code]:
-                yield self._take(code)
+        if not len(order):
+            return
+        self._waiting.append((rows.take(pa.array(order)), codes[order]))
+        self._rows_of_shard += np.bincount(codes[order], minlength=len(self._rows_of_shard))
+        # No need to hold until the end what is complete, which a whole job done again would; but
+        # only when it is half of all, as the others are copied.
+        is_whole = self._rows_of_shard == self._settled.rows_of_shard
+        if 2 * self._rows_of_shard[is_whole].sum() >= self._rows_of_shard.sum():
+            yield from self._take(is_whole & (self._rows_of_shard > 0))
 
     def rest(self) -> Iterator[Shard]:
-        for code in sorted(self._waiting):
-            yield self._take(code)
+        yield from self._take(self._rows_of_shard > 0)
 
-    def _take(self, code: int) -> Shard:
-        return Shard(self._settled.shards[code], pa.concat_tables(self._waiting.pop(code)))
+    def _take(self, wanted: NDArray[np.bool_]) -> Iterator[Shard]:
+        """The shards that are ``wanted``, by their codes; the rows of others stay."""
+        given, self._waiting = self._waiting, []
+        for table, codes in given:
+            stays = ~wanted[codes]
+            if stays.any():
+                self._waiting.append((table.filter(pa.array(stays)), codes[stays]))
+        for first, last in _spans(np.where(wanted, self._rows_of_shard, 0)):
+            slices = []
+            for table, codes in given:
+                start, end = np.searchsorted(codes, [first, last])
+                slices.append((table.slice(start, end - start), codes[start:end]))
+            codes = np.concatenate([codes for _, codes in slices])
+            order = np.argsort(codes, kind="stable")
+            order = order[wanted[codes[order]]]
+            table = pa.concat_tables([table for table, _ in slices]).take(pa.array(order))
+            shards = np.unique(codes[order], return_index=True, return_counts=True)
+            for code, start, count in zip(*(part.tolist() for part in shards), strict=True):
+                yield Shard(self._settled.shards[code], table.slice(start, count))
+        self._rows_of_shard[wanted] = 0
+
+
+def _spans(counts: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """First and after the last of as many as have TOGETHER rows, or of one that has more."""
+    ends = np.cumsum(counts)
+    first = 0
+    while first < len(ends) and ends[-1] > (before := int(ends[first - 1]) if first else 0):
+        last = max(first + 1, int(np.searchsorted(ends, before + TOGETHER, "right")))
+        yield first, last
+        first = last
 
 
 def row_names(rows: pa.Table) -> list[str]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline import plan as plan_module
 from pipeline.errors import RequestError
 from pipeline.job import Job
 from pipeline.ledger import LEDGER_SCHEMA, Ledger, now
@@ -227,6 +229,26 @@ def test_rows_done_again_are_in_their_shards_in_whatever_order_they_come(tmp_pat
         [f"{number}.jpg" for number in mixed if number // 4 == place] for place in range(3)
     ]
     assert list(again.values()) == [["new.jpg"]]
+
+
+@pytest.mark.parametrize("together", [1, 7, 1000])
+@pytest.mark.parametrize("gone", [0, 9])
+def test_many_rows_in_any_order_come_to_their_shards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, together: int, gone: int
+) -> None:
+    source = manifest(tmp_path, names(80))
+    shards = plan(source)[1]
+    for shard in shards:
+        commit(source, shard)
+    monkeypatch.setattr(tables, "BATCH_ROWS", 6)
+    monkeypatch.setattr(plan_module, "TOGETHER", together)
+    mixed = names(80)[:3] + random.Random(0).sample(names(80)[3:], 77 - gone)
+    figures, again = plan(manifest(tmp_path, mixed), "other settings")
+    assert figures.left == len(mixed)
+    found = {shard.key: ids_of([shard])[0] for shard in again}
+    assert len(found) == len(again)
+    expected = {shard.key: set(ids_of([shard])[0]) & set(mixed) for shard in shards}
+    assert found == {key: sorted(ids, key=mixed.index) for key, ids in expected.items() if ids}
 
 
 @pytest.mark.parametrize("change", ["size", "time"])
