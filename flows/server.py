@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import socket
@@ -11,8 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from pathlib import Path
+from contextlib import contextmanager, suppress
 from typing import IO
 from urllib.request import urlopen
 from uuid import UUID
@@ -23,6 +21,7 @@ from pipeline.child import start_child
 from pipeline.errors import SystemFault
 
 USUAL_PORT = 4200
+OURS = "\0restyle has port 4200"  # an address that is no file: one for the machine, as ports are
 START_SECONDS = 120
 DRAIN_SECONDS = 10
 RECORD_SECONDS = 60
@@ -174,12 +173,10 @@ def _port() -> Iterator[int]:
     A server takes seconds to start. Two that started at the same time would both find the port
     free, and one run would use the other's server, and lose it when that run ends.
     """
-    with ExitStack() as held, socket.socket() as probe:
+    with socket.socket(socket.AF_UNIX) as claim, socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
         try:
-            # Of the machine, as ports are, and not of a home; another user's cannot be opened.
-            lock = held.enter_context(Path(tempfile.gettempdir(), "restyle.lock").open("a"))
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            claim.bind(OURS)
             probe.bind(("127.0.0.1", USUAL_PORT))
         except OSError:
             probe.bind(("127.0.0.1", 0))
