@@ -144,7 +144,7 @@ def verify(
     out
         The output folder of a job that has run.
     repair
-        Do again what is missing or damaged, and only that.
+        Do again what is missing or damaged, with whatever else the job has left to do.
     json
         Print what was found as JSON.
     """

@@ -21,6 +21,7 @@ from pipeline.plan import WHY_OUTDATED, Plan
 from pipeline.results import ShardResult, Summary
 from pipeline.run import Request
 from pipeline.spool import ShardRef
+from pipeline.text import percent
 from tasks import names
 from tasks.artifacts import ProgressArtifact, publish_summary
 from tasks.events import is_degraded, tell_of_failures
@@ -68,7 +69,7 @@ def stylize(job: Job) -> State[Summary]:
     publish_summary(request, summary)
     ending, message = (Completed if summary.succeeded else Failed), str(summary)
     if summary.too_many_failed and not summary.stopped:
-        message += f": more than {summary.max_failed:.0%} of the rows (--max-failed)"
+        message += f": more than {percent(summary.max_failed)} of the rows (--max-failed)"
     return ending(message=message, data=summary)
 
 
@@ -150,7 +151,7 @@ class Dispatch:
             count_shard(summary.style, outcome)
             if summary.hopeless:
                 summary.stopped = summary.stopped or (
-                    f"more than {summary.max_failed:.0%} of the rows failed (--max-failed)"
+                    f"more than {percent(summary.max_failed)} of the rows failed (--max-failed)"
                 )
         else:
             summary.stopped = summary.stopped or str(outcome) or type(outcome).__name__

@@ -27,7 +27,7 @@ from pipeline.output import Output
 from pipeline.plan import WHY_OUTDATED
 from pipeline.results import Summary
 from pipeline.storage import Storage
-from pipeline.text import plural, size, span
+from pipeline.text import percent, plural, size, span
 from pipeline.url import absolute, describe, redact, redact_url
 
 if TYPE_CHECKING:
@@ -192,7 +192,9 @@ def show_summary(summary: Summary, storage_option: tuple[str, ...] = ()) -> None
     console.print(f"  results in {folder}, ledger in {out}/metadata")
     _show_reasons(summary.reasons, {one.message: one.id for one in reversed(summary.failures)})
     if summary.too_many_failed:
-        console.print(f"  more than {summary.max_failed:.0%} of the rows failed (--max-failed)")
+        console.print(
+            f"  more than {percent(summary.max_failed)} of the rows failed (--max-failed)"
+        )
     command = _command("report", summary.out, storage_option)
     console.print(f"  a page of pictures: {escape(command)}")
 
@@ -238,7 +240,7 @@ def show_plan(job: Job) -> int:
     table = Table.grid(padding=(0, 2))
     for label, text in (
         ("rows", f"{plan.rows:,}"),
-        ("done before", f"{plan.done:,}"),
+        ("done before", f"{plan.done + plan.outdated:,}"),
         ("failed before", f"{plan.failed:,}" if plan.failed else ""),
         ("left to do", f"{plan.to_do:,}"),
         ("to be updated", f"{plan.outdated:,}: {WHY_OUTDATED}" if plan.outdated else ""),
@@ -281,7 +283,8 @@ def show_status(out: str, as_json: bool, storage_option: tuple[str, ...]) -> int
     if status.at_work:
         console.print(f"  at work: {escape(status.at_work)}")
     elif status.left:
-        console.print(f"  no run is at work; the last image was done at {status.last or '-'} UTC")
+        last = f"; the last image was done at {status.last} UTC" if status.last else ""
+        console.print(f"  no run is at work{last}")
     folder = f"{escape(redact_url(out))}/{status.job.folder}"
     console.print(f"  {size(status.output_bytes)} in {folder}")
     _show_reasons(status.reasons, {})
@@ -316,7 +319,9 @@ def verify_results(out: str, repair: bool, as_json: bool, storage_option: tuple[
         _show_verdict(verdict, out, storage_option)
     if not repair or not verdict.wrong:
         return 1 if verdict.wrong else 0
-    job = Job.model_validate(verdict.job | {"overwrite": False})
+    # The folder may have been moved, and have been found with other options than it was made with.
+    here = {"out": out, "storage_option": storage_option or verdict.job.get("storage_option", ())}
+    job = Job.model_validate(verdict.job | here | {"overwrite": False})
     preview(prepare(job))  # what cannot be done again is not put aside
     put_aside(storage, out, verdict.wrong)
     with redirect_stdout(sys.stderr) if as_json else nullcontext():
@@ -360,9 +365,9 @@ def prune_results(out: str, yes: bool, as_json: bool, storage_option: tuple[str,
         print(json.dumps(told, indent=2))
     else:
         console.print(
-            f"[bold]{gone.rows:,} of {plural(gone.rows + gone.kept, 'row')}[/] are of photos that "
-            f"SOURCE does not have any more; {plural(len(gone.files), 'file')}, "
-            f"{size(gone.bytes)}, of no other row"
+            f"[bold]{gone.rows:,} of {plural(gone.rows + gone.kept, 'row')}[/] are not asked for "
+            f"any more by the last run, of {escape(redact_url(gone.job.source))}; "
+            f"{plural(len(gone.files), 'file')}, {size(gone.bytes)}, of no other row"
         )
         _show_first(gone.files)
         if gone.rows or gone.files:

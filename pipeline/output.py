@@ -186,7 +186,13 @@ class Output:
 
 def _as_kept(kind: str) -> str:
     """What a type is called of which earlier versions wrote down what the manifest called it."""
-    return re.sub(r"indices=\w+", "indices=int32", re.sub(r"(stamp|time32)\[s", r"\1[ms", kind))
+    for earlier, now in (
+        (r"indices=\w+", "indices=int32"),
+        (r"(timestamp|time32)\[s", r"\1[ms"),
+        ("^large_(string|binary)$", r"\1"),
+    ):
+        kind = re.sub(earlier, now, kind)
+    return kind
 
 
 def _differences(earlier: JobRecord, job: Job) -> str:

@@ -25,6 +25,11 @@ def size(count: float) -> str:
     return f"{count:.1f} TB"
 
 
+def percent(share: float) -> str:
+    """A share of a whole, 0 to 1: ``5%``, ``0.4%``."""
+    return f"{100 * share:.3g}%"
+
+
 def plural(count: int, thing: str) -> str:
     """``1 image``, ``2,000 images``."""
     return f"{count:,} {thing}{'' if count == 1 else 's'}"

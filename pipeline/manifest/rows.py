@@ -192,10 +192,10 @@ def _workable(kind: pa.DataType) -> pa.DataType:
     """``kind``, or what to carry it as."""
     if pa.types.is_dictionary(kind):  # each part has words of its own: too many for 8 bits
         return pa.dictionary(pa.int32(), kind.value_type, kind.ordered)
-    # Arrow cannot take rows of views.
-    if kind == pa.string_view():
+    # Arrow cannot take rows of views; and what is large elsewhere is the same text in a CSV.
+    if kind in (pa.string_view(), pa.large_string()):
         return pa.string()
-    return pa.binary() if kind == pa.binary_view() else kind
+    return pa.binary() if kind in (pa.binary_view(), pa.large_binary()) else kind
 
 
 def _tidy(url: str) -> str:

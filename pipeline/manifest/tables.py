@@ -36,6 +36,9 @@ def read_csv(file: IO[bytes]) -> Table:
             column_types={name: pa.string() for name in ("uri", "id", "style")}
         ),
     )
+    for field in reader.schema:
+        if pa.types.is_binary(field.type):  # what it takes for that no CSV can have
+            raise pa.ArrowInvalid(f"column '{field.name}' is not UTF-8; save it as that")
     return reader.schema, iter(reader)
 
 

@@ -120,4 +120,8 @@ def create(path: str, data: bytes) -> bool:
         _write(path, "xb", data)  # not os.link, which memory cards and their like lack
     except FileExistsError:
         return False
+    except OSError:  # no room: what was begun would be taken for another's
+        with suppress(OSError):
+            os.unlink(path)
+        raise
     return True

@@ -14,7 +14,7 @@ import pytest
 from flows.cli import main
 from pipeline.claim import Claim
 from pipeline.errors import RequestError
-from pipeline.job import Job
+from pipeline.job import FOLDERS, Job
 from pipeline.ledger import Ledger
 from pipeline.storage import Storage
 from pipeline.url import join
@@ -226,3 +226,19 @@ def test_the_command_tells_and_repairs(
     assert main(["verify", job.out, "--repair"]) == 1
     out = " ".join(capsys.readouterr().out.split())
     assert "1 row not done again: no longer in SOURCE, or beyond --limit: 004.jpg" in out
+
+
+@pytest.mark.parametrize("layout", FOLDERS)
+def test_a_folder_that_was_moved_is_repaired_where_it_is(
+    job: Job, prefect: str, layout: str
+) -> None:
+    job = changed(job, layout=layout)
+    run_job(job)
+    moved = f"{job.out}-moved"
+    Path(job.out).rename(moved)
+    for path in sorted(Path(moved, FOLDERS[layout]).iterdir())[:2]:
+        path.write_bytes(b"")
+    assert main(["verify", moved, "--repair"]) == 0
+    assert main(["verify", moved]) == 0
+    assert set(ledger_of(moved)["status"].to_pylist()) == {"done"}
+    assert not Path(job.out).exists()
