@@ -261,8 +261,8 @@ def show_status(out: str, as_json: bool, storage_option: tuple[str, ...]) -> int
     out = absolute(out)
     status = read_status(_storage(out, storage_option), out)
     if as_json:
-        figures = ("done", "failed", "left", "output_bytes", "rate", "last", "at_work", "succeeded",
-                   "styles", "reasons")  # fmt: skip
+        figures = ("done", "failed", "left", "output_bytes", "rate", "began", "last", "at_work",
+                   "succeeded", "styles", "reasons")  # fmt: skip
         told = {name: getattr(status, name) for name in figures}
         print(json.dumps({"rows": status.job.ledger_rows, **told}, indent=2))
         return 0
@@ -276,15 +276,16 @@ def show_status(out: str, as_json: bool, storage_option: tuple[str, ...]) -> int
     console.print(f"[bold]{text}[/]{', complete' if status.succeeded else ''}")
     if run := status.last_run():
         seconds = max(run) - min(run) + 1
-        line = f"  {status.rate:,.1f} images/s at the end of the last {span(seconds)}"
+        line = f"  {status.rate:,.1f} images/s at the end of the last {span(seconds)} of work"
         if status.left and status.rate and status.at_work:
             line += f", {span(status.left / status.rate)} to go at that rate"
         console.print(line)
     if status.at_work:
         console.print(f"  at work: {escape(status.at_work)}")
-    elif status.left:
-        last = f"; the last image was done at {status.last} UTC" if status.last else ""
-        console.print(f"  no run is at work{last}")
+    else:
+        began = f"; the last one began at {status.began} UTC" if status.began else ""
+        last = f", the last image was done at {status.last}" if status.last else ""
+        console.print(f"  no run is at work{began}{last}")
     folder = f"{escape(redact_url(out))}/{status.job.folder}"
     console.print(f"  {size(status.output_bytes)} in {folder}")
     _show_reasons(status.reasons, {})

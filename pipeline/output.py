@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import re
+import time
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -37,6 +38,7 @@ class JobRecord(BaseModel):
     Args:
         job: the job's settings. rows: of it, when it was last planned. gone: rows that the
             ledger had besides, of these settings: they were asked for earlier only.
+        began: when the last run did, seconds since the epoch; 0: before there was this.
         carried: types of the manifest's own columns, of earlier runs' too. styles: of each that
             the job names, what its card says of its painting and of its rights.
     """
@@ -46,6 +48,7 @@ class JobRecord(BaseModel):
     model_digest: str
     rows: int
     gone: int = 0
+    began: int = 0
     carried: dict[str, str]
     styles: dict[str, dict[str, str]]
     versions: dict[str, str]
@@ -149,6 +152,7 @@ class Output:
             model_digest=pack.digest,
             rows=rows,
             gone=gone,
+            began=int(time.time()),
             carried=(earlier.carried if earlier else {})
             | {field.name: str(field.type) for field in carried},
             styles={

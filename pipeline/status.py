@@ -15,7 +15,7 @@ from pipeline.ledger import Ledger
 from pipeline.output import JobRecord, Output
 from pipeline.storage import Storage
 
-# Seconds without a finished row that separate one run from the next.
+# Seconds without a finished row that separate one run from the next, where nothing else tells.
 PAUSE = 600
 
 # Seconds over which the present speed is measured.
@@ -45,8 +45,10 @@ class Status:
     at_work: str = ""
 
     def last_run(self) -> dict[int, int]:
-        """Rows finished in each second of the last run, seconds in order."""
+        """Rows finished in each second of the last run that finished any, seconds in order."""
         seconds = sorted(self.per_second)
+        if seconds and seconds[-1] >= self.job.began > 0:
+            return {one: self.per_second[one] for one in seconds if one >= self.job.began}
         first = len(seconds) - 1
         while first > 0 and seconds[first] - seconds[first - 1] < PAUSE:
             first -= 1
@@ -67,7 +69,12 @@ class Status:
         """When the last row was finished (UTC), or nothing."""
         if not self.per_second:
             return ""
-        return f"{datetime.fromtimestamp(max(self.per_second), UTC):%Y-%m-%d %H:%M:%S}"
+        return _utc(max(self.per_second))
+
+    @property
+    def began(self) -> str:
+        """When the last run began (UTC), whatever came of it; or nothing."""
+        return _utc(self.job.began) if self.job.began else ""
 
     @property
     def left(self) -> int:
@@ -97,6 +104,10 @@ def read_status(storage: Storage, out: str) -> Status:
         seconds = np.asarray(batch.column("finished_at").cast("int64")) // 1_000_000
         status.per_second.update(dict(zip(*np.unique(seconds, return_counts=True), strict=True)))
     return status
+
+
+def _utc(seconds: int) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S}"
 
 
 def _counts(column: Any) -> Counter[str]:

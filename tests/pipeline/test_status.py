@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from pipeline.claim import Claim
 from pipeline.errors import RequestError
 from pipeline.job import Job
 from pipeline.ledger import LEDGER_SCHEMA, Ledger
-from pipeline.output import Output
+from pipeline.output import JobRecord, Output
 from pipeline.status import PAUSE, WINDOW, Status, read_status
 from pipeline.storage import Storage
 from pipeline.styles.pack import find_pack
@@ -46,7 +47,10 @@ def begun(job: Job, rows: int) -> None:
 
 
 def status_of(*per_second: tuple[int, int]) -> Status:
-    return Status({}, per_second=dict(per_second))  # type: ignore[arg-type]
+    record = JobRecord(
+        job={}, job_digest="", model_digest="", rows=0, carried={}, styles={}, versions={}
+    )
+    return Status(record, per_second=Counter(dict(per_second)))
 
 
 @pytest.mark.parametrize("where", ["local", "s3"])
@@ -117,7 +121,9 @@ def test_whether_a_run_is_at_work_is_told(job: Job, capsys: pytest.CaptureFixtur
     main(["status", job.out])
     said = " ".join(capsys.readouterr().out.split())
     assert "to go" not in said
-    assert f"no run is at work; the last image was done at {datetime.now(UTC):%Y-%m-%d}" in said
+    today = f"{datetime.now(UTC):%Y-%m-%d}"
+    assert f"no run is at work; the last one began at {today}" in said
+    assert f"UTC, the last image was done at {today}" in said
     main(["status", job.out, "--json"])
     told = json.loads(capsys.readouterr().out)
     assert (told["rows"], told["done"], told["left"], told["at_work"]) == (8, 4, 4, "")
@@ -156,6 +162,16 @@ def test_the_rate_is_that_of_the_last_seconds() -> None:
     run = [(SECOND + second, 5) for second in range(100)]
     run += [(SECOND + second, 20) for second in range(100, 100 + WINDOW)]
     assert status_of(*run).rate == pytest.approx(20)
+
+
+def test_the_last_run_is_known_by_its_beginning() -> None:
+    rows = (SECOND, 1), (SECOND + 5, 2), (SECOND + 9, 3)
+    status = status_of(*rows)
+    status.job.began = SECOND + 3
+    assert list(status.last_run().values()) == [2, 3]
+    assert status.rate == pytest.approx(1)
+    status.job.began = SECOND + 10  # it had nothing to do
+    assert list(status.last_run().values()) == [1, 2, 3]
 
 
 def test_seconds_without_a_row_count_too() -> None:
