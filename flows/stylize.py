@@ -53,7 +53,13 @@ def stylize(job: Job) -> State[Summary]:
     _tag_run(names.tags_of(job))
     if job.runner == "ray":
         join_cluster()
-    request, plan, refs = plan_run(job)
+    planned: State[Any] = plan_run(job, return_state=True)
+    if planned.is_failed():
+        return Failed(message=planned.message, data=planned.result(raise_on_failure=False))
+    request: Request
+    plan: Plan
+    refs: list[ShardRef]
+    request, plan, refs = planned.result()
     try:
         summary = Summary.of(request.job, plan)
         logger.info(

@@ -191,6 +191,9 @@ def show_summary(summary: Summary, storage_option: tuple[str, ...] = ()) -> None
     folder = escape(redact_url(summary.folder))
     console.print(f"  results in {folder}, ledger in {out}/metadata")
     _show_reasons(summary.reasons, {one.message: one.id for one in reversed(summary.failures)})
+    if summary.failed > summary.new_failed:
+        status = _command("status", summary.out, storage_option)
+        console.print(f"  why images failed before: {escape(status)}")
     if summary.too_many_failed:
         console.print(
             f"  more than {percent(summary.max_failed)} of the rows failed (--max-failed)"

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from prefect.flows import load_flow_from_entrypoint
 
+from flows.cli import main
 from flows.stylize import stylize
 from pipeline.job import Job
 from pipeline.ledger import Ledger
@@ -21,7 +22,7 @@ from pipeline.storage import Storage, retry
 from tasks.names import artifact_key, tags_of
 from tasks.progress import Snapshot, watcher
 from tests.conftest import open_image, write_photos
-from tests.pipeline.runs import plan_job
+from tests.pipeline.runs import manifest, plan_job
 from tests.pipeline.servers import forward, serving
 
 pytestmark = pytest.mark.usefixtures("prefect")
@@ -123,6 +124,21 @@ def test_a_run_that_is_done_stays_done_without_its_page(
     assert state.is_completed()
     assert summary.done == 8
     assert "the UI has no page about this run: nobody there" in caplog.text
+
+
+def test_a_wrong_row_is_told_in_a_line_and_by_an_exit_code(
+    job: Job, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A schedule meets it every night."""
+    wrong = manifest(job, ["000.jpg", "001.jpg"], id=["a", "a"])
+    state = stylize(wrong, return_state=True)
+    assert state.is_failed()
+    assert "rows 1 and 2 would both become 'a.jpg'" in str(state.message)
+    assert "Traceback" not in caplog.text
+    flags = ["--style", "red", "--pack", job.pack, "--size", "64", "--device", "cpu"]
+    assert main(["run", wrong.source, "--out", job.out, *flags]) == 2
+    assert "rows 1 and 2 would both become 'a.jpg'" in capsys.readouterr().err
+    assert not Path(job.out).exists()
 
 
 def test_a_fault_of_the_system_stops_the_run_and_blames_no_image(job: Job) -> None:
