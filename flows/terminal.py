@@ -320,9 +320,14 @@ def verify_results(out: str, repair: bool, as_json: bool, storage_option: tuple[
     if as_json:
         print(json.dumps(asdict(verdict), indent=2))
     else:
-        _show_verdict(verdict, out, storage_option)
-    if not repair or not verdict.wrong:
-        return 1 if verdict.wrong else 0
+        _show_verdict(verdict, out)
+    if not verdict.wrong:
+        return 0
+    if not repair:
+        if not as_json:
+            command = _command("verify", out, storage_option, "--repair")
+            console.print(f"  {escape(command)} does them again")
+        return 1
     # The folder may have been moved, and have been found with other options than it was made with.
     here = {"out": out, "storage_option": storage_option or verdict.job.get("storage_option", ())}
     job = Job.model_validate(verdict.job | here | {"overwrite": False})
@@ -339,7 +344,7 @@ def verify_results(out: str, repair: bool, as_json: bool, storage_option: tuple[
     return code or (1 if left else 0)
 
 
-def _show_verdict(verdict: Verdict, out: str, storage_option: tuple[str, ...]) -> None:
+def _show_verdict(verdict: Verdict, out: str) -> None:
     """Say what is wrong with the results in ``out``."""
     kinds = Counter(finding.kind for finding in verdict.findings)
     good = verdict.done - kinds["missing"] - kinds["damaged"] - kinds["doubled"]
@@ -347,13 +352,11 @@ def _show_verdict(verdict: Verdict, out: str, storage_option: tuple[str, ...]) -
     text += "".join(f", {count:,} {kind}" for kind, count in kinds.items())
     console.print(f"[bold {'red' if verdict.wrong else 'green'}]{text}[/]")
     console.print(
-        f"  {size(verdict.output_bytes)} in {escape(redact_url(out))}; of the job's "
-        f"{plural(verdict.rows, 'row')} {verdict.failed:,} failed and {verdict.left:,} are left"
+        f"  {size(verdict.output_bytes)} in {escape(redact_url(out))}; of "
+        f"{plural(verdict.rows + verdict.gone, 'row')} {verdict.failed:,} failed and "
+        f"{verdict.left:,} are left"
     )
     _show_first([f"{one.kind:>8}  {one.path}: {one.why}" for one in verdict.findings])
-    if verdict.wrong:
-        command = _command("verify", out, storage_option, "--repair")
-        console.print(f"  {escape(command)} does them again")
 
 
 def prune_results(out: str, yes: bool, as_json: bool, storage_option: tuple[str, ...]) -> int:
