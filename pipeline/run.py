@@ -82,7 +82,7 @@ def prepare(job: Job) -> Request:
     first = next(manifest.read(), None)
     if first is None:
         raise RequestError(f"{manifest.name} has no images")
-    check_styles(first, job, _styles_for(job, pack), manifest.name, 1, set())
+    check_styles(first.slice(0, job.limit), job, _styles_for(job, pack), manifest.name, 1, set())
     output = Output(storage, job.out)
     output.check(job, pack, manifest.carried)
     file_bytes = pc.mean(first.column("source_size")).as_py()

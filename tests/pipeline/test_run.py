@@ -21,7 +21,7 @@ from pipeline.storage import Storage
 from pipeline.url import join
 from pipeline.verify import verify
 from tests.conftest import jpeg, write_photos
-from tests.pipeline.runs import changed, ledger_of, plan_job, run_job
+from tests.pipeline.runs import changed, ledger_of, manifest, plan_job, run_job
 
 
 def test_prepare_looks_and_writes_nothing(job: Job) -> None:
@@ -63,6 +63,13 @@ def test_a_wrong_request_is_refused_before_anything_is_written(
     with pytest.raises(RequestError, match=message):
         prepare(changed(job, **settings))
     assert not Path(job.out).exists()
+
+
+def test_styles_beyond_the_limit_are_not_looked_at(job: Job) -> None:
+    job = manifest(job, ["000.jpg", "001.jpg"], style=["red", "purple"])
+    assert preview(prepare(changed(job, limit=1))).left == 1
+    with pytest.raises(RequestError, match="row 2, column style: unknown style 'purple'"):
+        prepare(job)
 
 
 @pytest.mark.parametrize("place", ["disk", "bucket"])
