@@ -141,7 +141,7 @@ class Claim:
 
     def _read(self) -> dict[str, Any] | None:
         """What the claim says; None: there is no claim."""
-        return _parsed(self._storage.read_one(self._url))
+        return _read(self._storage, self._out)
 
     def _is_ours(self, found: dict[str, Any] | None) -> bool:
         return found is not None and found.get("token") == self.token
@@ -166,7 +166,7 @@ class Lease:
     """
 
     def __init__(self, storage: Storage, out: str, token: str) -> None:
-        self._storage, self._out, self._token = storage, out, token
+        self._storage, self._out, self.token = storage, out, token
         self._seen = 0.0
 
     def check(self, at_most: float = 0.0) -> None:
@@ -179,19 +179,16 @@ class Lease:
             TakenOver: it is not. SystemFault: the claim cannot be read.
         """
         now = time.time()
-        if not self._token or 0 <= now - self._seen < at_most:
+        if not self.token or 0 <= now - self._seen < at_most:
             return
-        found = self._read()
+        found = _read(self._storage, self._out)
         if found is None:
             time.sleep(2 * RENEWED_EVERY)  # somebody has removed it, and the run puts it back
-            found = self._read()
+            found = _read(self._storage, self._out)
         if found is None:
             raise TakenOver(f"the run has ended: {redact_url(self._out)} is nobody's")
-        _check(found, self._token, self._out)
+        _check(found, self.token, self._out)
         self._seen = now
-
-    def _read(self) -> dict[str, Any] | None:
-        return _parsed(self._storage.read_one(join(self._out, NAME)))
 
 
 def _check(found: dict[str, Any], token: str, out: str) -> None:
@@ -208,13 +205,17 @@ def who_works_on(storage: Storage, out: str) -> str:
     Raises:
         SystemFault: the folder cannot be read.
     """
-    theirs = _parsed(storage.read_one(join(out, NAME)))
+    theirs = _read(storage, out)
     if not theirs or _has_died(theirs):
         return ""
     silent = (time.time_ns() - theirs.get("renewed", 0)) / 1e9
     if silent > SILENT:  # whatever a clock elsewhere says
         return ""
     return f"process {theirs.get('pid')} on {theirs.get('host')}, since {theirs.get('since')}"
+
+
+def _read(storage: Storage, out: str) -> dict[str, Any] | None:
+    return _parsed(storage.read_one(join(out, NAME)))
 
 
 def _parsed(claim: bytes | None) -> dict[str, Any] | None:

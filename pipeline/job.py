@@ -21,6 +21,9 @@ IDENTITY = {
 # Where results lie below OUT, by layout.
 FOLDERS = {"files": "images", "webdataset": "shards", "parquet": "shards"}
 
+# Files in which they lie together are called by their shard, and a digest of all that is in them.
+PACKED_NAME = r"([0-9a-f]{16})-[0-9a-f]{16}"
+
 
 def device_name(name: str) -> str:
     """``name``, if a device can be called so; otherwise a ValueError."""

@@ -190,7 +190,8 @@ def _parsed(
         for field in [*wanted, *own]:
             if field.nullable and field.name not in part.column_names:  # older than the column
                 part = part.append_column(field, pa.nulls(len(part), field.type))
-        for index, field in ((part.schema.get_field_index(field.name), field) for field in own):
+        for field in own:
+            index = part.schema.get_field_index(field.name)
             if part.schema.field(index).type != field.type:  # as earlier versions carried it
                 part = part.set_column(index, field, part[index].cast(field.type))
         return part if columns is None else part.select([*columns, *own.names])

@@ -63,6 +63,11 @@ class ShardResult:
         """Rows a second."""
         return (self.done + self.failed) / self.wall if self.wall else 0.0
 
+    @property
+    def new_done(self) -> int:
+        """Rows done that were not so before."""
+        return self.done - self.updated
+
     def add_done(self, source_bytes: int, output_bytes: int, output_pixels: int) -> None:
         """Count a row that got done."""
         self.done += 1
@@ -125,7 +130,7 @@ class Summary:
         self.shards += 1
         self.done += result.done
         self.failed += result.failed
-        self.new_done += result.done - result.updated
+        self.new_done += result.new_done
         self.new_failed += result.failed
         self.updated += result.updated
         self.source_bytes += result.source_bytes

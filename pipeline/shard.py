@@ -121,7 +121,8 @@ class ShardWorker:
         """
         clock = Clock()
         result = ShardResult(key, seconds=clock.seconds)
-        self._lease = Lease(self.storage, self._job.out, claim)
+        if claim != self._lease.token:  # kept from shard to shard, with when it was last looked at
+            self._lease = Lease(self.storage, self._job.out, claim)
         with clock.busy("wall"):
             own = pa.schema([rows.schema.field(name) for name in carried_columns(rows)])
             part = self._ledger.read_part(key, own)

@@ -25,9 +25,8 @@ MEASURED_SECONDS = 30
 
 def remember(job: Job, summary: Summary) -> None:
     """Keep the speed of a run for the next plan on this machine."""
-    if summary.seconds < MEASURED_SECONDS or summary.updated > summary.new_done:
-        return
-    if not summary.output_pixels:
+    told_little = summary.updated > summary.new_done or not summary.output_pixels
+    if summary.seconds < MEASURED_SECONDS or told_little:
         return
     key = _key(job, devices_for(job, summary.new_done + summary.new_failed))
     known = _known() | {key: summary.output_pixels / summary.seconds}

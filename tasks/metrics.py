@@ -29,7 +29,7 @@ _gpu_memory = _meter.create_gauge("restyle.gpu.memory", "By", "Held by workers."
 
 def count_shard(style: str, result: ShardResult) -> None:
     """A shard is in the ledger."""
-    for status, images in (("done", result.done - result.updated), ("failed", result.failed)):
+    for status, images in (("done", result.new_done), ("failed", result.failed)):
         _images.add(images, {"status": status, "style": style})
     _bytes.add(result.source_bytes, {"direction": "read"})
     _bytes.add(result.output_bytes, {"direction": "written"})

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from pipeline.errors import RowError, SystemFault
 from pipeline.items import Item
-from pipeline.job import FOLDERS
+from pipeline.job import FOLDERS, PACKED_NAME
 from pipeline.ledger import LEDGER_SCHEMA, Ledger, carried_columns, result_source
 from pipeline.manifest.listings import has_image_suffix
 from pipeline.overlap import chunks
@@ -26,8 +26,8 @@ from pipeline.url import join, redact_url, scheme_of
 # Where these files lie, below OUT.
 FOLDER = FOLDERS["webdataset"]
 
-# Their names: the shard, and a digest of all that is in them.
-NAME = re.compile(r"[0-9a-f]{16}-[0-9a-f]{16}\.(tar|parquet)")
+# Their names.
+NAME = re.compile(rf"{PACKED_NAME}\.(tar|parquet)")
 
 # What they have of a row besides its image and the manifest's own columns.
 FACTS = ("id", "variant", "style", "strength", "seed", "source_uri")

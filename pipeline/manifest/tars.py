@@ -12,6 +12,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from pipeline.errors import RequestError, RowError
+from pipeline.job import PACKED_NAME
 from pipeline.manifest.listings import has_image_suffix, is_glob
 from pipeline.manifest.rows import ROW_SCHEMA, inside_ids
 from pipeline.manifest.tables import BATCH_ROWS
@@ -21,9 +22,6 @@ from pipeline.url import describe, redact_url, tar_of
 # Companions of an image that are carried through, as text; null where it has none.
 COMPANIONS = ("cls", "txt", "json")
 TAR_COLUMNS = pa.schema([pa.field(name, pa.string()) for name in COMPANIONS])
-
-# Names of tars of restyle's own: the shard, and a digest.
-OWN = re.compile(r"^([0-9a-f]{16})-[0-9a-f]{16}$")
 
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
@@ -75,7 +73,7 @@ def tar_rows(storage: Storage, tars: list[str]) -> Iterator[pa.RecordBatch]:
     """
     schema = pa.schema([*ROW_SCHEMA, *TAR_COLUMNS])
     for tar in tars:
-        stem = OWN.sub(r"\1", posixpath.splitext(posixpath.basename(tar))[0])
+        stem = re.sub(f"^{PACKED_NAME}$", r"\1", posixpath.splitext(posixpath.basename(tar))[0])
         rows: list[dict[str, object]] = []
         for _, members in groupby(_members(storage, tar), key=lambda member: member.key):
             sample = list(members)
